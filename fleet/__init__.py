@@ -1,0 +1,1 @@
+"""fleet: many Claude Code agents as one durable worker cluster on Ray."""
