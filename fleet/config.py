@@ -1,6 +1,7 @@
 """Settings: one frozen object, built-in < `fleet.toml` < `FLEET_*` < arguments; read once at start and passed down.
 
-Pure but for reading the file. Unknown keys and bad values raise `ConfigError` with file, line, key and what was expected.
+Pure but for reading the file. Unknown keys and bad values raise `ConfigError` with file, line, key and what was
+expected.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ BUILTIN_ROLES: dict[str, dict[str, Any]] = {
         "max_turns": 10,
     },
     "api_developer": {
-        "prompt": "You are an experienced API developer specializing in RESTful services and microservices architecture.",
+        "prompt": "You are an experienced API developer specializing in RESTful services and microservices "
+        "architecture.",
         "tools": ["Read", "Write", "Edit", "Bash"],
         "max_turns": 15,
     },

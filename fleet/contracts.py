@@ -297,5 +297,6 @@ class Router(Protocol):
         ...
 
     async def status(self) -> dict[str, Any]:
-        """Return `{"epoch", "rehearsal", "paused", "since", "queued", "running", "agents", "why": {role: sentence}}`."""
+        """Return `{"epoch", "rehearsal", "paused", "since", "queued", "running", "agents",
+        "why": {role: sentence}}`."""
         ...

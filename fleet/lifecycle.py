@@ -93,7 +93,8 @@ TASK_TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     T.CANCELLED: frozenset({T.QUEUED}),
     T.DEAD: frozenset({T.QUEUED}),
 }
-"""From → to. Only a person's retry or requeue leaves a final state; `running` → `blocked` parks a task at an approval."""
+"""From → to. Only a person's retry or requeue leaves a final state; `running` → `blocked` parks a task at an
+approval."""
 
 RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     R.RUNNING: frozenset({R.SUCCEEDED, R.FAILED, R.CANCELLED, R.LOST, R.PARKED}),

@@ -1,0 +1,1 @@
+"""Claude Code: argv, environment, transport, guard, frames. Stage 5; imported by agent only."""

@@ -1,0 +1,1 @@
+"""HTTP: REST, SSE, WebSocket and their guard. Stage 2; imported by cluster only."""

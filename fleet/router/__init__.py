@@ -1,0 +1,1 @@
+"""The queue and its decisions. Stage 3: pure core in `core`, the shell in `deployment`."""
