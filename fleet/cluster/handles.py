@@ -1,4 +1,4 @@
-"""Proxies of the parts: their coroutines, with Ray's exceptions turned into ours. The only callers of remote methods."""
+"""Proxies of the parts: their coroutines, with Ray's exceptions turned into ours; all remote calls are made here."""
 
 from __future__ import annotations
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import Field
 
 from fleet.cluster.ports import free_ports, port_free
 from fleet.cluster.processes import end_with_parent
+from fleet.models import Model
 
 OBJECT_STORE_BYTES = 200_000_000
 """Messages are kilobytes; the default is 30 % of the memory."""
@@ -25,6 +29,7 @@ class Head:
         port: of the GCS.
         dashboard_port: of the dashboard.
         others: the ports that nobody outside needs to know, in the order of `arguments`.
+        extra: more arguments of `ray start`.
     """
 
     ip: str
@@ -32,6 +37,7 @@ class Head:
     dashboard_port: int
     others: tuple[int, ...]
     temp_dir: str
+    extra: tuple[str, ...] = field(default=())
 
     @property
     def address(self) -> str:
@@ -63,15 +69,55 @@ class Head:
             "--max-worker-port=0",
             f"--object-store-memory={OBJECT_STORE_BYTES}",
             f"--temp-dir={self.temp_dir}",
+            *self.extra,
         ]
 
 
-def plan_head(temp_dir: str, dashboard_port: int, ip: str = "127.0.0.1") -> Head:
+class ClusterHead(Model):
+    """What makes a head one that other machines join.
+
+    Attributes:
+        ip: this machine's address in the cluster's network.
+        ray_port: of the GCS; the port after it is the beacon's.
+        autoscaling_config: what `ray up` left for Ray's autoscaler; None starts no nodes.
+        labels: of the head's node.
+    """
+
+    ip: str
+    ray_port: int = 6379
+    autoscaling_config: Path | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return the arguments of `ray start` beside the usual ones."""
+        labels = {"fleet/host": socket.gethostname(), **self.labels}
+        found = ["--labels=" + ",".join(f"{key}={value}" for key, value in labels.items())]
+        if self.autoscaling_config is not None:
+            found.append(f"--autoscaling-config={self.autoscaling_config.expanduser()}")
+        return tuple(found)
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return the variables of a cluster's head.
+
+        The GCS keeps its state on disk, so that the workers' actors outlive a head that is killed and started again.
+        Autoscaler v2 starts one worker too few with provider `local` (measured on Ray 2.60), so it is v1.
+        """
+        return {
+            "RAY_gcs_storage": "rocksdb",
+            "RAY_gcs_storage_path": str(home / "gcs"),
+            "RAY_enable_autoscaler_v2": "0",
+        }
+
+
+def plan_head(temp_dir: str, dashboard_port: int, cluster: ClusterHead | None = None) -> Head:
     """Choose the ports of a head; the dashboard's is the one wanted if it is free, else another."""
     port, dashboard, *others = free_ports(11)
     if dashboard_port and port_free("127.0.0.1", dashboard_port):
         dashboard = dashboard_port
-    return Head(ip=ip, port=port, dashboard_port=dashboard, others=tuple(others), temp_dir=temp_dir)
+    ip, extra = "127.0.0.1", ()
+    if cluster is not None:
+        ip, port, extra = cluster.ip, cluster.ray_port, cluster.arguments()
+    return Head(ip=ip, port=port, dashboard_port=dashboard, others=tuple(others), temp_dir=temp_dir, extra=extra)
 
 
 def start_head(head: Head, env: dict[str, str], log_path: Path) -> subprocess.Popen[bytes]:

@@ -27,10 +27,12 @@ from typing import Any, NoReturn
 import psutil
 
 from fleet.cluster import processes
-from fleet.cluster.head import Head, fresh_temp_dir, plan_head, start_head
+from fleet.cluster.beacon import PORT_AFTER_RAY, Beacon
+from fleet.cluster.head import ClusterHead, Head, fresh_temp_dir, plan_head, start_head
 from fleet.cluster.record import RunRecord, take_lock, write_record
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, StartFailed, from_dict
+from fleet.revision import revision
 
 log = logging.getLogger("fleet.cluster")
 
@@ -55,16 +57,25 @@ class Keeper:
         address: a Ray cluster to join; None starts our own.
         env: the environment of everything it starts.
         tell: takes a word of progress for whoever started it.
+        cluster: set when other machines join our Ray.
     """
 
     def __init__(
-        self, config: FleetConfig, instance: str, address: str | None, env: dict[str, str], tell: Callable[[str], None]
+        self,
+        config: FleetConfig,
+        instance: str,
+        address: str | None,
+        env: dict[str, str],
+        tell: Callable[[str], None],
+        cluster: ClusterHead | None = None,
     ) -> None:
         self.config = config
         self.instance = instance
         self.joined = address
         self.env = env
         self.tell = tell
+        self.cluster = cluster
+        self.beacon: Beacon | None = None
         self.head: Head | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.logs = config.home / "logs"
@@ -82,7 +93,10 @@ class Keeper:
         if self.joined is None:
             self.tell("starting Ray")
             fresh_temp_dir(self.temp_dir)
-            self.head = plan_head(str(self.temp_dir), self.config.dashboard_port)
+            self.head = plan_head(str(self.temp_dir), self.config.dashboard_port, self.cluster)
+            if self.cluster is not None and self.beacon is None:
+                port = self.cluster.ray_port + PORT_AFTER_RAY
+                self.beacon = Beacon(self.cluster.ip, port, {"revision": revision()})
             log.info("head start address=%s dashboard=%s", self.head.address, self.head.dashboard_port)
             self.process = start_head(self.head, self.env, self.logs / "ray.log")
         self.tell("starting store, router and gateway")
@@ -97,14 +111,19 @@ class Keeper:
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)
         return f"http://{host}:{self.config.port}"
 
-    def watch(self) -> NoReturn:
-        """Hold the fleet up until a signal."""
+    def watch(self) -> None:
+        """Hold the fleet up until a signal, or until the cluster was taken down."""
         failures, up_since = 0, time.monotonic()
         while True:
             time.sleep(0.5)
             self._reap_adopted()
             if self.process is None or self.process.poll() is None:
                 continue
+            if self.cluster is not None and self.process.returncode == 0:
+                # `ray stop` ends Ray in order, and `ray down` is that on the head: the fleet is over. On one machine
+                # it was somebody else's `ray stop`, which ends every Ray there, and ours comes back.
+                log.info("ray was stopped in order, the fleet ends")
+                return
             if time.monotonic() - up_since > STEADY_S:
                 failures = 0
             delay = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
@@ -121,6 +140,8 @@ class Keeper:
 
     def stop(self) -> None:
         """End everything this keeper started."""
+        if self.beacon is not None:
+            self.beacon.bye()
         alive = self.process is None or self.process.poll() is None
         if self.address and alive:
             log.info("fleet stop")
@@ -288,7 +309,9 @@ def main() -> int:
     if left:
         log.warning("killed leftovers of an earlier fleet count=%d", left)
     config.record_path.unlink(missing_ok=True)
-    keeper = Keeper(config, instance, orders["address"], dict(os.environ), lambda text: _tell(progress=text))
+    cluster = ClusterHead.model_validate(orders["cluster"]) if orders.get("cluster") else None
+    tell = lambda text: _tell(progress=text)  # noqa: E731
+    keeper = Keeper(config, instance, orders["address"], dict(os.environ), tell, cluster)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _raise_stop)
     code = 0

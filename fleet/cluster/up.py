@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fleet.cluster import processes
+from fleet.cluster.credentials import hand_over
+from fleet.cluster.head import ClusterHead
 from fleet.cluster.ports import free_ports, port_free
 from fleet.cluster.ray_env import ensure_token, joined_environment, ray_environment
 from fleet.cluster.record import RunRecord, find_keeper, read_record
@@ -52,6 +54,7 @@ def up(
     *,
     attached: bool = False,
     address: str | None = None,
+    cluster: ClusterHead | None = None,
     environ: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Started:
@@ -61,6 +64,7 @@ def up(
         config: the settings.
         attached: the fleet ends with this process.
         address: a Ray cluster to join; None starts our own.
+        cluster: other machines join our own Ray.
         environ: the environment; None takes the process's.
         progress: takes a word on each step.
 
@@ -71,28 +75,32 @@ def up(
         ClaudeNotFound: no Claude Code executable.
     """
     env = dict(os.environ if environ is None else environ)
-    _check_home(config.home)
+    check_home(config.home)
     _check_not_running(config)
     config = _with_port(config)
-    names = hand_over_credentials(config, env)
+    names = hand_over(config, env)
     _find_claude(config)
     ensure_token(config.token_path)
     instance = f"{config.home}#{secrets.token_hex(6)}"
     if address is None:
-        ray_token = config.home / "ray_token"
+        # Every machine of a cluster holds the same token, where `file_mounts` of cluster.yaml puts it.
+        ray_token = Path.home() / ".ray" / "auth_token" if cluster else config.home / "ray_token"
+        ray_token.parent.mkdir(mode=0o700, exist_ok=True)
         ensure_token(ray_token)
         metrics = free_ports(2)
         child_env = ray_environment(
             env,
             instance=instance,
             ray_token_path=ray_token,
-            loopback=config.host in LOOPBACK,
+            loopback=cluster is None and config.host in LOOPBACK,
             credential_names=names,
             metric_ports=(metrics[0], metrics[1]),
         )
+        if cluster is not None:
+            child_env |= cluster.environment(config.home)
     else:
         child_env = joined_environment(env, instance=instance, credential_names=names)
-    keeper = _start_keeper(config, child_env, address, attached)
+    keeper = _start_keeper(config, child_env, address, attached, cluster)
     try:
         _follow(keeper, progress)
     except BaseException:
@@ -105,7 +113,8 @@ def up(
     return Started(record, keeper)
 
 
-def _check_home(home: Path) -> None:
+def check_home(home: Path) -> None:
+    """Make the home where it is missing; raise StartFailed when it cannot be written."""
     probe = home / f".probe-{os.getpid()}"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,16 +154,6 @@ def _with_port(config: FleetConfig) -> FleetConfig:
     return config
 
 
-def hand_over_credentials(config: FleetConfig, env: Mapping[str, str]) -> list[str]:
-    """Write what authenticates to the model where only agents read it; return the names of those variables.
-
-    In rehearsal there is nothing to hand over, and an old file is removed.
-    """
-    from fleet.claude import credentials
-
-    return credentials.hand_over(config, env)
-
-
 def _find_claude(config: FleetConfig) -> None:
     from fleet.claude.locate import find_claude
 
@@ -162,7 +161,11 @@ def _find_claude(config: FleetConfig) -> None:
 
 
 def _start_keeper(
-    config: FleetConfig, env: dict[str, str], address: str | None, attached: bool
+    config: FleetConfig,
+    env: dict[str, str],
+    address: str | None,
+    attached: bool,
+    cluster: ClusterHead | None,
 ) -> subprocess.Popen[bytes]:
     logs = config.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -180,6 +183,7 @@ def _start_keeper(
         "config": config.model_dump(mode="json"),
         "address": address,
         "attached": attached,
+        "cluster": cluster.model_dump(mode="json") if cluster else None,
         "parent": os.getpid(),
     }
     assert keeper.stdin is not None
