@@ -1,4 +1,4 @@
-"""Hands what authenticates to the model over to the agents: a file of mode 0600, never an environment or an argument."""
+"""Hands the credentials over to the agents: by a file of mode 0600, never by environment or argument."""
 
 from __future__ import annotations
 
