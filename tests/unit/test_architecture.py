@@ -31,15 +31,17 @@ PUBLIC = {
 
 MAY_IMPORT = {
     "client": set(),
-    "cli": {"client", "cluster", "rehearsal", "claude"},
-    "gateway": {"cluster", "ui", "client"},
-    "router": {"cluster", "agent", "store"},
-    "agent": {"cluster", "claude", "rehearsal"},
+    "cli": {"client", "cluster", "rehearsal", "claude", "report"},
+    "gateway": {"cluster", "ui", "client", "observability"},
+    "router": {"cluster", "agent", "store", "observability"},
+    "agent": {"cluster", "claude", "rehearsal", "observability"},
     "claude": {"rehearsal", "cluster"},
-    "store": {"cluster"},
+    "store": {"cluster", "observability"},
     "ui": {"gateway", "cluster"},
     "rehearsal": set(),
-    "cluster": {"gateway", "router", "store", "agent", "claude", "rehearsal"},
+    "cluster": {"gateway", "router", "store", "agent", "claude", "rehearsal", "observability"},
+    "observability": set(),
+    "report": set(),
 }
 """Package → the other packages of fleet that it may import."""
 

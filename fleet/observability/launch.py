@@ -1,0 +1,73 @@
+"""The side of observability that knows Ray: its metrics and its log folder."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from fleet.contracts import Store
+from fleet.models import FeedItem
+from fleet.observability import logs
+from fleet.observability.definitions import DEFINITIONS, Kind, Sample
+from fleet.observability.pump import MetricsPump
+
+log = logging.getLogger("fleet.observability")
+
+
+def configure_logs(part: str, level: str) -> None:
+    """Give this Ray worker's log lines their format, on stderr and in Ray's log folder as `fleet-PART.log`."""
+    logs.configure(part, level, log_folder())
+
+
+def log_folder() -> Path | None:
+    """Return this node's log folder of the Ray session, None outside of Ray."""
+    if not ray.is_initialized():
+        return None
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_logs_dir_path()) if node is not None else None
+
+
+class RayRecorder:
+    """Records samples through `ray.util.metrics`; they come out of the metrics port of this process's node."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, Any] = {}
+        for definition in DEFINITIONS.values():
+            if definition.kind is Kind.HISTOGRAM:
+                metric = Histogram(
+                    definition.name,
+                    description=definition.help,
+                    boundaries=list(definition.buckets),
+                    tag_keys=definition.tags,
+                )
+            else:
+                cls = Counter if definition.kind is Kind.COUNTER else Gauge
+                metric = cls(definition.name, description=definition.help, tag_keys=definition.tags)
+            self._metrics[definition.name] = metric
+
+    def record(self, samples: Iterable[Sample]) -> None:
+        """Take samples; counters refuse what is not positive."""
+        for one in samples:
+            metric, tags = self._metrics[one.name], dict(one.tags)
+            match DEFINITIONS[one.name].kind:
+                case Kind.COUNTER if one.value > 0:
+                    metric.inc(one.value, tags)
+                case Kind.GAUGE:
+                    metric.set(one.value, tags)
+                case Kind.HISTOGRAM:
+                    metric.observe(one.value, tags)
+                case _:
+                    pass
+
+
+def start_metrics(
+    store: Store, changes: Callable[[], Awaitable[Sequence[FeedItem] | None]] | None = None
+) -> asyncio.Task[None]:
+    """Start the fleet's metrics in this process's event loop; cancel the task to end them."""
+    return asyncio.create_task(MetricsPump(store, RayRecorder(), changes=changes).run(), name="metrics")
