@@ -1,0 +1,479 @@
+"""The sync client: `Fleet` and its task handles; a thin shell over httpx."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from fleet.client import calls
+from fleet.client._base import (
+    CONNECT_RETRY_S,
+    RETRY_FOR_S,
+    STREAM_SILENCE_S,
+    WAIT_S,
+    Call,
+    Message,
+    Patience,
+    StreamReader,
+    Target,
+    away,
+    event_of,
+    failure,
+    find_target,
+    is_loopback,
+    read_answer,
+    read_error,
+    timeout,
+)
+from fleet.client.handles import HandleBase
+from fleet.client.rows import Rows
+from fleet.errors import Timeout, Unavailable, from_dict
+from fleet.models import AgentInfo, Approval, Event, NodeInfo, Result, RoleState, Run, Task, TaskSpec
+
+T = TypeVar("T")
+
+
+class TaskHandle(HandleBase):
+    """A task of a fleet."""
+
+    def __init__(self, fleet: Fleet, task: Task) -> None:
+        super().__init__(task)
+        self._fleet = fleet
+
+    def refresh(self) -> TaskHandle:
+        """Look at the task again."""
+        self._task = self._fleet._do(calls.task(self.id))
+        return self
+
+    def wait(self, timeout: float | None = None) -> TaskHandle:
+        """Wait until the task is final.
+
+        Args:
+            timeout: how long, in seconds; None for ever.
+
+        Raises:
+            Timeout: it was not in time; the task goes on.
+        """
+        for _ in self._fleet.as_completed([self], timeout):
+            pass
+        return self
+
+    @property
+    def result(self) -> Result:
+        """What the task left; waits for it.
+
+        Raises:
+            TaskFailed: it did not succeed; the message says why and what can be done.
+        """
+        if not self.done:
+            self.wait()
+        if (error := failure(self._task)) is not None:
+            raise error
+        return self._fleet._do(calls.result(self.id))
+
+    @property
+    def diff(self) -> str:
+        """What the task changed, as a unified diff."""
+        return self._fleet._do(calls.diff(self.id))
+
+    def runs(self) -> list[Run]:
+        """Return its runs, oldest first."""
+        return self._fleet._do(calls.runs(self.id))
+
+    def events(
+        self, *, after: int = 0, kinds: str | None = None, tail: int | None = None, follow: bool = False
+    ) -> Iterator[Event]:
+        """Yield the task's events until it is final; an interrupted connection is taken up where it was cut.
+
+        Args:
+            after: the id of the last event already seen.
+            kinds: only these kinds, e.g. `frame,state`.
+            tail: begin with so many of the newest.
+            follow: go on after the final state.
+        """
+        params = {"kinds": kinds, "tail": tail, "follow": follow}
+        for message in self._fleet._stream(f"/api/tasks/{self.id}/events", params, after):
+            if message.id is not None:
+                yield event_of(message)
+            elif message.event == "end":
+                self.refresh()
+
+    def cancel(self, detail: str = "") -> TaskHandle:
+        """Cancel the task, also while it runs."""
+        self._task = self._fleet._do(calls.cancel([self.id], detail))[0]
+        return self
+
+    def retry(self) -> TaskHandle:
+        """Queue a failed, cancelled or dead task again."""
+        self._task = self._fleet._do(calls.retry([self.id]))[0]
+        return self
+
+    def prioritize(self, priority: int) -> TaskHandle:
+        """Change the priority of a task that waits."""
+        self._task = self._fleet._do(calls.prioritize([self.id], priority))[0]
+        return self
+
+    def continue_(self, prompt: str, **options: Any) -> TaskHandle:
+        """Go on with a finished task's conversation in a new task."""
+        return TaskHandle(self._fleet, self._fleet._do(calls.go_on(self.id, prompt, options)))
+
+
+class Fleet:
+    """A running fleet.
+
+    ```python
+    with Fleet.connect() as fleet:
+        task = fleet.submit("code_reviewer", "Review the last commit.", workspace=".")
+        print(task.result.text)
+    ```
+
+    Args:
+        target: where it is.
+        retry_for_s: how long calls are sent again while the fleet, or a part of it, is away.
+        transport: httpx's transport, for tests.
+    """
+
+    def __init__(
+        self, target: Target, *, retry_for_s: float = RETRY_FOR_S, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.target = target
+        self._retry_for_s = retry_for_s
+        self._http = httpx.Client(
+            base_url=target.url,
+            headers={"Authorization": f"Bearer {target.token}"},
+            transport=transport,
+            trust_env=not is_loopback(target.url),
+        )
+
+    @classmethod
+    def connect(cls, url: str | None = None, token: str | None = None, *, retry_for_s: float = RETRY_FOR_S) -> Fleet:
+        """Connect to a fleet, and see that it answers.
+
+        Args:
+            url: of its gateway; None takes `FLEET_URL`, else what `fleet up` recorded under `FLEET_HOME`.
+            token: its access token; None takes `FLEET_TOKEN`, else the token file under `FLEET_HOME`.
+            retry_for_s: how long calls are sent again while the fleet, or a part of it, is away.
+
+        Raises:
+            NotFound: no fleet was named and none is recorded.
+            Unauthorized: no token, or a wrong one.
+            Unavailable: it does not answer.
+        """
+        fleet = cls(find_target(url, token), retry_for_s=retry_for_s)
+        try:
+            fleet._do(calls.version(), retry_for_s=min(CONNECT_RETRY_S, retry_for_s))
+        except BaseException:
+            fleet.close()
+            raise
+        return fleet
+
+    def close(self) -> None:
+        """Close the connections; the fleet goes on."""
+        self._http.close()
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Fleet {self.target.url}>"
+
+    # Tasks
+
+    def submit(self, role: str, prompt: str, **options: Any) -> TaskHandle:
+        """Submit a task; returns once it is on disk.
+
+        Args:
+            role: who does it.
+            prompt: what to do.
+            **options: fields of `TaskSpec` (`priority`, `workspace` as a path or its short form, `depends_on`,
+                `output_schema`, `labels`, `idempotency_key`, …) and limits by name (`max_turns`, `max_cost_usd`, …).
+        """
+        return self.submit_many([calls.make_spec(role, prompt, options)])[0]
+
+    def submit_many(self, specs: Iterable[TaskSpec]) -> list[TaskHandle]:
+        """Submit tasks; each request of up to 500 is accepted as a whole or not at all."""
+        wanted = list(specs)
+        handles: list[TaskHandle] = []
+        for start in range(0, len(wanted), calls.BATCH):
+            part = self._do(calls.submit(wanted[start : start + calls.BATCH]))
+            handles += [TaskHandle(self, task) for task in part]
+        return handles
+
+    def map(self, prompts: Iterable[str], *, role: str, **options: Any) -> list[TaskHandle]:
+        """Submit one task for each prompt, with the same role and options; `as_completed` yields them as they end."""
+        return self.submit_many(calls.make_specs(role, prompts, options))
+
+    def as_completed(self, tasks: Iterable[TaskHandle], timeout: float | None = None) -> Iterator[TaskHandle]:
+        """Yield tasks as they become final, each once.
+
+        Raises:
+            Timeout: `timeout` seconds passed before the last one.
+        """
+        pending = {handle.id: handle for handle in tasks}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for handle in [handle for handle in pending.values() if handle.done]:
+            del pending[handle.id]
+            yield handle
+        while pending:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise Timeout(
+                    f"{len(pending)} tasks were not final after {timeout} s. They go on: wait again, or cancel them.",
+                    seconds=timeout,
+                    tasks=list(pending)[:100],
+                )
+            wait_s = WAIT_S if left is None else min(left, WAIT_S)
+            for task in self._do(calls.wait(list(pending)[: calls.IDS], wait_s)):
+                handle = pending.pop(task.id)
+                handle._task = task
+                yield handle
+
+    def task(self, task_id: str) -> TaskHandle:
+        """Return a task by its id, or the beginning of it."""
+        return TaskHandle(self, self._do(calls.task(task_id)))
+
+    def tasks(self, *, limit: int = 100, before: str | None = None, **filters: Any) -> list[TaskHandle]:
+        """Return tasks, newest first.
+
+        Args:
+            limit: how many at most.
+            before: only tasks older than the one of this id.
+            **filters: `state`, `role` (one or several), `agent`, `text`, `labels`, `priority`, `since` (seconds ago).
+        """
+        found: list[TaskHandle] = []
+        while len(found) < limit:
+            page, before = self._do(calls.tasks(before=before, limit=limit - len(found), **filters))
+            found += [TaskHandle(self, task) for task in page]
+            if before is None:
+                break
+        return found
+
+    def detail(self, task_id: str) -> dict[str, Any]:
+        """Return a task with its runs, result and remedy, as the JSON of `GET /api/tasks/{id}`."""
+        return self._do(calls.detail(task_id))
+
+    def cancel(self, task_ids: Sequence[str], detail: str = "") -> list[Task]:
+        """Cancel tasks, also while they run."""
+        return self._do(calls.cancel(task_ids, detail))
+
+    def retry(self, task_ids: Sequence[str]) -> list[Task]:
+        """Queue failed, cancelled or dead tasks again."""
+        return self._do(calls.retry(task_ids))
+
+    def prioritize(self, task_ids: Sequence[str], priority: int) -> list[Task]:
+        """Change the priority of tasks that wait."""
+        return self._do(calls.prioritize(task_ids, priority))
+
+    def events(self, **query: Any) -> list[Event]:
+        """Return a page of events of a `task`, `run` or `agent` (`after`, `before`, `kinds`, `newest`, `limit`)."""
+        return self._do(calls.events(**query))
+
+    def transitions(self, what: str, id: str) -> list[dict[str, Any]]:
+        """Return the changes of state of a task, run or agent, oldest first."""
+        return self._do(calls.transitions(what, id))
+
+    # Agents
+
+    def agents(self, *, all: bool = False, role: str | None = None, state: str | None = None) -> list[AgentInfo]:
+        """Return the agents; with `all` also those that were stopped."""
+        return self._do(calls.agents(all, role, state))
+
+    def cards(self, *, all: bool = False) -> list[dict[str, Any]]:
+        """Return the agents with what each does now, as JSON."""
+        return self._do(calls.cards(all))
+
+    def agent(self, agent_id: str) -> dict[str, Any]:
+        """Return an agent, its task and its last runs, as JSON."""
+        return self._do(calls.agent(agent_id))
+
+    def spawn(self, role: str, count: int = 1) -> list[AgentInfo]:
+        """Start agents of a role."""
+        return self._do(calls.spawn(role, count))
+
+    def stop(self, agent_id: str, *, drain: bool = True) -> AgentInfo:
+        """Stop an agent: after its run with `drain`, else now."""
+        return self._do(calls.stop(agent_id, drain))
+
+    def send(self, agent_id: str, text: str) -> dict[str, Any]:
+        """Say something to an agent; `delivered` says whether it went into a running conversation."""
+        return self._do(calls.send(agent_id, text))
+
+    def interrupt(self, agent_id: str) -> bool:
+        """Cancel what an agent runs now."""
+        return self._do(calls.interrupt(agent_id))
+
+    def logs(
+        self, agent_id: str, *, tail: int = 200, after: int = 0, kinds: str | None = None, follow: bool = True
+    ) -> Iterator[Event]:
+        """Yield an agent's events over all its runs, beginning with the newest `tail`."""
+        params = {"tail": tail, "kinds": kinds, "follow": follow}
+        for message in self._stream(f"/api/agents/{agent_id}/logs", params, after):
+            if message.id is not None:
+                yield event_of(message)
+
+    # The fleet
+
+    def roles(self) -> list[dict[str, Any]]:
+        """Return the roles with their agents and queues."""
+        return self._do(calls.roles())
+
+    def scale(self, role: str, agents: int) -> RoleState:
+        """Say how many agents a role has."""
+        return self._do(calls.scale(role, agents))
+
+    def pause(self, role: str | None = None) -> None:
+        """Let a role's queue wait, or with None every queue."""
+        self._do(calls.pause(role, True))
+
+    def resume(self, role: str | None = None) -> None:
+        """Let a role's queue go on, or with None every queue."""
+        self._do(calls.pause(role, False))
+
+    def nodes(self) -> list[NodeInfo]:
+        """Return the nodes."""
+        return self._do(calls.nodes())
+
+    def drain_node(self, node: str, *, deadline_s: float | None = None, undo: bool = False) -> NodeInfo:
+        """Take a node out of use, or with `undo` back into it."""
+        return self._do(calls.drain_node(node, deadline_s, undo))
+
+    def approvals(self, *, all: bool = False) -> list[Approval]:
+        """Return the tool calls that wait for a person; with `all` also those that were decided."""
+        return self._do(calls.approvals(all))
+
+    def decide(
+        self,
+        approval_id: str,
+        *,
+        allow: bool,
+        scope: str = "once",
+        message: str = "",
+        changed_input: Mapping[str, Any] | None = None,
+        by: str = "",
+    ) -> Approval:
+        """Answer a tool call that waits for a person.
+
+        Args:
+            approval_id: which.
+            allow: whether it may be done.
+            scope: `once`, `task` or `role`.
+            message: words to the agent.
+            changed_input: what is done in place of what was asked for.
+            by: who decided.
+        """
+        return self._do(calls.decide(approval_id, allow, scope, message, changed_input, by))
+
+    def sql(self, query: str, *, max_rows: int | None = None, timeout_s: float = 30.0) -> Rows:
+        """Run one SELECT over the fleet's tables: `.arrow()`, `.pandas()`, `.rows`, or iterate dicts."""
+        return self._do(calls.sql(query, max_rows, timeout_s))
+
+    def search(self, words: str = "", **filters: Any) -> list[dict[str, Any]]:
+        """Search all transcripts (`tool`, `path`, `role`, `state`, `since` seconds ago, `limit`), newest first."""
+        return self._do(calls.search(words, **filters))
+
+    def status(self) -> dict[str, Any]:
+        """Return the fleet's figures: what runs, what waits and why, today's numbers and cost."""
+        return self._do(calls.status())
+
+    def health(self) -> dict[str, Any]:
+        """Return whether every part answers."""
+        return self._do(calls.health())
+
+    def version(self) -> dict[str, Any]:
+        """Return which fleet it is: `version`, `rehearsal`, …."""
+        return self._do(calls.version())
+
+    def store_info(self) -> dict[str, Any]:
+        """Return figures of the store."""
+        return self._do(calls.store())
+
+    def backup(self, folder: str | Path) -> dict[str, Any]:
+        """Write a backup into a new folder on the store's machine, while the fleet runs."""
+        return self._do(calls.backup(str(Path(folder).expanduser().absolute())))
+
+    def prune(self, *, older_than_s: float | None = None, max_events: int | None = None) -> int:
+        """Delete old events; returns how many."""
+        return self._do(calls.prune(older_than_s, max_events))
+
+    def setting(self, key: str) -> Any:
+        """Return a kept value. Raises NotFound."""
+        return self._do(calls.setting(key))
+
+    def put_setting(self, key: str, value: Any) -> None:
+        """Keep a value under `templates…`, `queries…` or `ui…`."""
+        self._do(calls.put_setting(key, value))
+
+    # The shell
+
+    def _do(self, call: Call[T], retry_for_s: float | None = None) -> T:
+        patience = Patience(self._retry_for_s if retry_for_s is None else retry_for_s)
+        while True:
+            try:
+                answer = self._http.request(**call.request())
+            except httpx.TransportError as error:
+                delay = patience.after_failure(call.safe, not _not_sent(error))
+                if delay is None:
+                    raise away(self.target, error) from error
+            else:
+                after = answer.headers.get("Retry-After")
+                delay = patience.after_answer(call.safe, answer.status_code, after, call.also)
+                if delay is None:
+                    return read_answer(call, answer.status_code, answer.content)
+            time.sleep(delay)
+
+    def _stream(self, path: str, params: Mapping[str, Any], after: int) -> Iterator[Message]:
+        reader = StreamReader(after)
+        patience = Patience(self._retry_for_s)
+        query = {key: value for key, value in params.items() if value is not None}
+        while True:
+            reader.restart()
+            headers = {"Accept": "text/event-stream"}
+            if reader.last_id:
+                headers["Last-Event-ID"] = str(reader.last_id)
+            problem: Exception = Unavailable("the stream was cut")
+            try:
+                with self._http.stream(
+                    "GET", path, params=query, headers=headers, timeout=timeout(STREAM_SILENCE_S)
+                ) as answer:
+                    if answer.status_code >= 400:
+                        problem = read_error(answer.status_code, answer.read())
+                        delay = patience.after_answer(True, answer.status_code, answer.headers.get("Retry-After"))
+                        if delay is None:
+                            raise problem
+                    else:
+                        for chunk in answer.iter_bytes():
+                            for message in reader.feed(chunk):
+                                if message.event == "error":
+                                    raise from_dict(message.data)
+                                patience = Patience(self._retry_for_s)
+                                yield message
+                                if message.event == "end":
+                                    return
+                        delay = patience.after_failure(True, True)
+            except httpx.TransportError as error:
+                problem, delay = error, patience.after_failure(True, True)
+            except Unavailable as error:
+                problem, delay = error, patience.after_failure(True, True)
+            if delay is None:
+                raise away(self.target, problem) from problem
+            time.sleep(delay)
+
+
+def _not_sent(error: httpx.TransportError) -> bool:
+    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+
+
+def as_completed(tasks: Iterable[TaskHandle], timeout: float | None = None) -> Iterator[TaskHandle]:
+    """Yield tasks of one fleet as they become final, each once; as `Fleet.as_completed`."""
+    wanted = list(tasks)
+    return wanted[0]._fleet.as_completed(wanted, timeout) if wanted else iter(())
