@@ -1,0 +1,211 @@
+"""Between models and rows: one `Table` per model, with its columns in the order of the schema. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from fleet.models import (
+    AgentInfo,
+    Approval,
+    Event,
+    Refusal,
+    Result,
+    RoleState,
+    Run,
+    Task,
+    Transition,
+    Usage,
+)
+
+M = TypeVar("M", bound=BaseModel)
+
+EPOCH = datetime(1970, 1, 1)
+USAGE = tuple(Usage.model_fields)
+
+
+def stamp(seconds: float | None) -> datetime | None:
+    """Return seconds since the epoch as the naive UTC datetime that a TIMESTAMP column takes."""
+    return None if seconds is None else EPOCH + timedelta(seconds=seconds)
+
+
+def seconds_of(value: datetime | None) -> float | None:
+    """Return a TIMESTAMP as seconds since the epoch."""
+    return None if value is None else (value - EPOCH).total_seconds()
+
+
+def clean(text: str) -> str:
+    """Return text that DuckDB takes: lone surrogates, which no UTF-8 has, become question marks."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return str(value)
+
+
+def to_json(value: Any) -> str:
+    """Return JSON that DuckDB takes: no NaN, no lone surrogates."""
+    try:
+        return clean(json.dumps(value, ensure_ascii=False, default=_default, allow_nan=False, separators=(",", ":")))
+    except ValueError:
+        return clean(json.dumps(_finite(value), ensure_ascii=False, default=_default, separators=(",", ":")))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _json_or_none(value: Any) -> str | None:
+    if value is None:
+        return None
+    return clean(value.model_dump_json()) if isinstance(value, BaseModel) else to_json(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value.value) if isinstance(value, Enum) else clean(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a model is written and read.
+
+    Attributes:
+        name: the table.
+        model: the model.
+        columns: the table's columns in order, without those the store adds itself.
+        key: the column by which a new row replaces an old one; None for tables that only grow.
+    """
+
+    name: str
+    model: type[BaseModel]
+    columns: tuple[str, ...]
+    key: str | None
+    encoders: tuple[tuple[str, Callable[[Any], Any]], ...]
+    json_columns: frozenset[int]
+    renamed: dict[str, str]
+    usage_at: int | None
+
+    @property
+    def selected(self) -> str:
+        """The columns as a SELECT names them."""
+        return ", ".join(self.columns)
+
+    def row(self, item: BaseModel) -> tuple[Any, ...]:
+        """Return the model's row."""
+        values: list[Any] = []
+        for name, encode in self.encoders:
+            value = getattr(item, name)
+            if name == "usage":
+                values.extend(
+                    (value.input_tokens, value.output_tokens, value.cache_read_tokens, value.cache_write_tokens)
+                )
+            else:
+                values.append(encode(value))
+        return tuple(values)
+
+    def read(self, row: Sequence[Any]) -> Any:
+        """Return the model of a row."""
+        data: dict[str, Any] = {}
+        for index, (column, value) in enumerate(zip(self.columns, row, strict=True)):
+            if column in USAGE:
+                continue
+            if value is not None and index in self.json_columns:
+                value = json.loads(value)
+            data[self.renamed.get(column, column)] = value
+        if self.usage_at is not None:
+            at = self.usage_at
+            data["usage"] = Usage.model_construct(
+                input_tokens=row[at],
+                output_tokens=row[at + 1],
+                cache_read_tokens=row[at + 2],
+                cache_write_tokens=row[at + 3],
+            )
+        return self.model.model_validate(data)
+
+
+def _table(
+    name: str, model: type[BaseModel], key: str | None, json: str = "", rename: dict[str, str] | None = None
+) -> Table:
+    """Make a table from a model's fields: those named in `json` are JSON, instants are TIMESTAMP, usage is four columns."""
+    names = {} if rename is None else rename
+    columns: list[str] = []
+    encoders: list[tuple[str, Callable[[Any], Any]]] = []
+    json_columns: set[int] = set()
+    usage_at: int | None = None
+    for field in model.model_fields:
+        if field == "usage":
+            usage_at = len(columns)
+            columns.extend(USAGE)
+            encoders.append((field, _plain))
+            continue
+        encode: Callable[[Any], Any] = _plain
+        if field in json.split():
+            json_columns.add(len(columns))
+            encode = _json_or_none
+        elif field == "at" or field.endswith(("_at", "not_before")):
+            encode = stamp
+        columns.append(names.get(field, field))
+        encoders.append((field, encode))
+    return Table(
+        name,
+        model,
+        tuple(columns),
+        key,
+        tuple(encoders),
+        frozenset(json_columns),
+        {column: field for field, column in names.items()},
+        usage_at,
+    )
+
+
+TASK = _table("task", Task, "id", json="workspace limits depends_on output_schema labels")
+RUN = _table("run", Run, "id")
+AGENT = _table("agent", AgentInfo, "id")
+RESULT = _table("result", Result, "task_id", json="structured files_changed denials")
+APPROVAL = _table("approval", Approval, "id", json="input changed_input")
+ROLE_STATE = _table("role_state", RoleState, "role", json="rules")
+TRANSITION = _table("transition", Transition, None, rename={"at": "time", "id": "subject"})
+REFUSAL = _table("refusal", Refusal, None, rename={"at": "time"})
+
+EVENT_COLUMNS = "id, run_id, task_id, agent_id, seq, time, kind, type, payload"
+
+
+def read_event(row: Sequence[Any]) -> Event:
+    """Return the event of a row of EVENT_COLUMNS."""
+    return Event.model_validate(
+        {
+            "id": row[0],
+            "run_id": row[1],
+            "task_id": row[2],
+            "agent_id": row[3],
+            "seq": row[4],
+            "at": seconds_of(row[5]),
+            "kind": row[6],
+            "type": row[7],
+            "payload": json.loads(row[8]),
+        }
+    )
