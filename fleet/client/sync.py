@@ -37,6 +37,9 @@ from fleet.models import AgentInfo, Approval, Event, NodeInfo, Result, RoleState
 
 T = TypeVar("T")
 
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""After these the call cannot have arrived."""
+
 
 class TaskHandle(HandleBase):
     """A task of a fleet."""
@@ -421,7 +424,7 @@ class Fleet:
             try:
                 answer = self._http.request(**call.request())
             except httpx.TransportError as error:
-                delay = patience.after_failure(call.safe, not _not_sent(error))
+                delay = patience.after_failure(call.safe, not isinstance(error, NOT_SENT))
                 if delay is None:
                     raise away(self.target, error) from error
             else:
@@ -467,10 +470,6 @@ class Fleet:
             if delay is None:
                 raise away(self.target, problem) from problem
             time.sleep(delay)
-
-
-def _not_sent(error: httpx.TransportError) -> bool:
-    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
 
 def as_completed(tasks: Iterable[TaskHandle], timeout: float | None = None) -> Iterator[TaskHandle]:
