@@ -98,7 +98,7 @@ class StoreActor:
         marks = ((row[0], TaskMark(row[1], row[2], rows.seconds_of(row[3]), rows.seconds_of(row[4]))) for row in found)
         today = time.time() // DAY_S * DAY_S
         costs = self._database.read(
-            "SELECT id, coalesce(finished_at, started_at), cost_usd FROM run WHERE coalesce(finished_at, started_at) >= $day",
+            "SELECT id, coalesce(finished_at, started_at) AS ended, cost_usd FROM run WHERE ended >= $day",
             {"day": rows.stamp(today)},
         )
         self._counts.load(marks, ((row[0], rows.seconds_of(row[1]) or 0.0, row[2]) for row in costs))

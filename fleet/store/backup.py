@@ -1,4 +1,4 @@
-"""Copies of the whole store: a backup while it runs, and its way back. Files are made in the work folder and then moved."""
+"""Copies of the whole store: a backup while it runs, and its way back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ TABLES = (
 
 
 def backup(database: Database, folder: str | Path) -> dict[str, Any]:
-    """Write `fleet.duckdb`, a Parquet file per table and `backup.json` into a new folder; in any thread, on one snapshot each.
+    """Write `fleet.duckdb`, a Parquet file per table and `backup.json` into a new folder; in any thread.
+
+    The files are made in the work folder, the only one DuckDB may write, and then moved.
 
     Returns:
         What `backup.json` says: `{"folder", "at", "seconds", "schema_version", "rows": {table: n}, "bytes"}`.
@@ -72,8 +74,8 @@ def backup(database: Database, folder: str | Path) -> dict[str, Any]:
             con.execute(f"CHECKPOINT {name}")
         finally:
             con.execute(f"DETACH {name}")
-        for file in sorted(stage.iterdir()):
-            shutil.move(str(file), str(target / file.name))
+        for made in sorted(stage.iterdir()):
+            shutil.move(str(made), str(target / made.name))
         size = sum(file.stat().st_size for file in target.iterdir())
         report = {
             "folder": str(target),

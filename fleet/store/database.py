@@ -1,7 +1,7 @@
 """The synchronous core: opens the DuckDB file, writes groups of operations in one transaction each, reads by cursors.
 
-One thread writes (`write`, `run`), any thread reads (`read`, `cursor`): DuckDB refuses two calls at once on one connection, and
-cursors of the same instance see a snapshot each.
+One thread writes (`write`, `run`), any thread reads (`read`, `cursor`): DuckDB refuses two calls at once on one
+connection, and cursors of the same instance see a snapshot each.
 """
 
 from __future__ import annotations
@@ -229,8 +229,8 @@ class Database:
     def _migrate(self) -> None:
         """Bring the schema to this program's version, one migration at a time.
 
-        Each is a transaction followed by a CHECKPOINT: the replay of a WAL that mixes DDL with DML has failed in several
-        versions of DuckDB.
+        Each is a transaction followed by a CHECKPOINT: the replay of a WAL that mixes DDL with DML has failed in
+        several versions of DuckDB.
         """
         con = self._con
         known = migrations()
@@ -243,8 +243,8 @@ class Database:
             raise self._corrupt("it is a DuckDB file of another program.")
         if version > len(known):
             raise StoreCorrupt(
-                f"{self.path} has schema version {version}, but this program knows {len(known)}. Use the newer program, "
-                "or another FLEET_HOME.",
+                f"{self.path} has schema version {version}, but this program knows {len(known)}. Use the newer "
+                "program, or another FLEET_HOME.",
                 path=str(self.path),
                 version=version,
                 known=len(known),
@@ -294,7 +294,8 @@ class Database:
             low = min(row[2] for row in running)
             seqs = dict(
                 con.execute(
-                    "SELECT run_id, max(seq) FROM event WHERE id >= $low AND run_id IN (SELECT unnest($ids)) GROUP BY ALL",
+                    "SELECT run_id, max(seq) FROM event WHERE id >= $low AND run_id IN (SELECT unnest($ids)) "
+                    "GROUP BY ALL",
                     {"low": low, "ids": [row[0] for row in running]},
                 ).fetchall()
             )
@@ -577,7 +578,8 @@ class Database:
         known = self._con.execute("SELECT 1 FROM node WHERE name = $name", {"name": values["name"]}).fetchall()
         if known:
             self._con.execute(
-                "UPDATE node SET last_seen = greatest(last_seen, $at), free_mb = coalesce($free, free_mb) WHERE name = $name",
+                "UPDATE node SET last_seen = greatest(last_seen, $at), free_mb = coalesce($free, free_mb) "
+                "WHERE name = $name",
                 values,
             )
         else:
@@ -636,8 +638,8 @@ class Database:
                 return 0
             con.begin()
             deleted = con.execute(
-                "DELETE FROM event WHERE id < $low AND id < $last AND task_id NOT IN (SELECT id FROM task WHERE state NOT IN "
-                "('succeeded', 'failed', 'cancelled', 'dead'))",
+                "DELETE FROM event WHERE id < $low AND id < $last AND task_id NOT IN "
+                "(SELECT id FROM task WHERE state NOT IN ('succeeded', 'failed', 'cancelled', 'dead'))",
                 {"low": low, "last": self.next_event - 1},
             ).fetchall()[0][0]
             con.execute(

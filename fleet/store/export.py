@@ -192,7 +192,8 @@ def _growing(con: Any, stage: Path, table: str, state: dict[str, Any], url: str)
     high = con.execute(f"SELECT coalesce(max({key}), 0) FROM {table}").fetchall()[0][0]
     if high < low:
         raise Conflict(
-            f"{url} holds the export of another store: its {table}s go up to {low}, here up to {high}. Use a new folder.",
+            f"{url} holds the export of another store: its {table}s go up to {low}, here up to {high}. "
+            "Use a new folder.",
             url=url,
         )
     if high == low:

@@ -43,7 +43,7 @@ class Feed:
         self._changed = asyncio.Event()
 
     async def follow(self, position: int | None, timeout_s: float, limit: int) -> list[FeedItem]:
-        """Return the changes after `position`, waiting up to `timeout_s` for the first (see `contracts.Store.follow`)."""
+        """Return the changes after `position`, waiting for the first (see `contracts.Store.follow`)."""
         if position is None:
             return [self._note({})]
         first = self.position - len(self._ring)
@@ -74,6 +74,6 @@ class Feed:
         skip = position - first
         found = itertools.islice(self._ring, skip, skip + limit)
         return [
-            FeedItem.model_construct(position=position + number, kind=kind, item=item)
+            FeedItem.model_construct(position=position + number, kind=kind, item=item)  # type: ignore[arg-type]
             for number, (kind, item, _) in enumerate(found, start=1)
         ]

@@ -35,7 +35,7 @@ from fleet.store.words import snippet, split_words
 
 
 class MemoryStore:
-    """`contracts.Store` in memory. It has no SQL and no files: those methods raise `QueryRefused` and `InvalidInput`."""
+    """`contracts.Store` in memory. It has neither SQL nor files: those methods raise `InvalidInput` and its kinds."""
 
     def __init__(self) -> None:
         self.epoch = 0

@@ -150,7 +150,7 @@ class Table:
 def _table(
     name: str, model: type[BaseModel], key: str | None, json: str = "", rename: dict[str, str] | None = None
 ) -> Table:
-    """Make a table from a model's fields: those named in `json` are JSON, instants are TIMESTAMP, usage is four columns."""
+    """Make a table from a model's fields: `json` names those that are JSON; usage becomes four columns."""
     names = {} if rename is None else rename
     columns: list[str] = []
     encoders: list[tuple[str, Callable[[Any], Any]]] = []

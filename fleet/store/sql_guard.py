@@ -1,7 +1,7 @@
-"""What SQL people may run: one SELECT over the fleet's own tables, with functions that touch neither files, network nor settings.
+"""What SQL people may run: one SELECT over the fleet's own tables, without files, network or settings.
 
-The query is parsed by DuckDB and its tree is walked, so spelling tricks do not matter. Behind this stand two more walls: the
-instance has external access switched off, and the query runs in a read-only transaction.
+The query is parsed by DuckDB and its tree is walked, so spelling tricks do not matter. Behind this stand two more
+walls: the instance has external access switched off, and the query runs in a read-only transaction.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ REFUSED_FUNCTIONS = frozenset(
     }
 )
 NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
-"""Query nodes that only read; DuckDB counts `WITH x AS (INSERT …) SELECT` as a SELECT, so the kind of statement is not enough."""
+"""Query nodes that only read. DuckDB counts `WITH x AS (INSERT …) SELECT` as a SELECT statement."""
 SCHEMAS = frozenset({"", "main", "information_schema"})
 NAME = re.compile(r"[A-Za-z_]\w*")
 

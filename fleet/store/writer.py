@@ -1,7 +1,7 @@
 """Group commit: an asyncio inbox, one thread, one transaction for all that waits, acknowledged after COMMIT.
 
-A commit costs one fsync whatever its size, so while one is on its way the next group gathers: batches are as large as the
-load makes them, without a timer.
+A commit costs one fsync whatever its size, so while one is on its way the next group gathers: batches are as
+large as the load makes them, without a timer.
 """
 
 from __future__ import annotations
