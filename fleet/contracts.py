@@ -179,6 +179,10 @@ class Store(Protocol):
         """Write a copy of the database and Parquet files of all tables into a new folder, while running."""
         ...
 
+    async def export(self, url: str) -> dict[str, Any]:
+        """Write what is new since the last export as Parquet, by day and role, to a folder or fsspec URL."""
+        ...
+
     async def prune(self, *, older_than_s: float | None = None, max_events: int | None = None) -> int:
         """Delete old events (never tasks, runs, results); return how many."""
         ...

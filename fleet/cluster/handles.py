@@ -70,7 +70,7 @@ class StoreHandle(_Remote):
     """`contracts.Store` over its detached actor, looked up again after it was restarted."""
 
     part = "store"
-    endless = frozenset({"backup", "sql", "sql_arrow", "follow", "search"})
+    endless = frozenset({"backup", "export", "prune", "sql", "sql_arrow", "follow", "search"})
 
     def __init__(self) -> None:
         self._actor: Any = None
