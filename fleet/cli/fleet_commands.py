@@ -63,18 +63,31 @@ def up(
     home: Home = None,
     config: Config = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to join in place of starting one.")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Let other machines join: `fleet join`.")] = False,
+    node_ip: Annotated[str | None, typer.Option(help="This machine's address in the cluster; with --cluster.")] = None,
+    ray_port: Annotated[int, typer.Option(help="Ray's port, and the one after it for us; with --cluster.")] = 6379,
+    autoscaling_config: Annotated[
+        Path | None, typer.Option(help="What `ray up` left for Ray's autoscaler; with --cluster.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start the fleet; Ctrl-C, or `fleet down`, ends it."""
     from fleet.cluster.up import up as start
 
+    from fleet.cluster.head import ClusterHead, own_address
+
     settings = state.settings(home=home, config=config, port=port, rehearsal=True if rehearsal else None)
+    head = None
+    if cluster:
+        ip = node_ip or own_address(autoscaling_config)
+        head = ClusterHead(ip=ip, ray_port=ray_port, autoscaling_config=autoscaling_config)
     try:
         with out.status("checking") if not json else _Silent() as shown:
             started = start(
                 settings,
                 attached=not detach,
                 address=address,
+                cluster=head,
                 progress=lambda text: shown.update(text),
             )
     except Conflict as running:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from fleet.cluster.ports import free_ports, port_free
 from fleet.cluster.processes import end_with_parent
+from fleet.errors import StartFailed
 from fleet.models import Model
 
 OBJECT_STORE_BYTES = 200_000_000
@@ -109,12 +110,37 @@ class ClusterHead(Model):
         }
 
 
+def own_address(autoscaling_config: Path | None = None) -> str:
+    """Return this machine's address in its network: the one in Ray's bootstrap file, else the one of the default route.
+
+    Raises:
+        StartFailed: there is none but loopback.
+    """
+    if autoscaling_config is not None:
+        import yaml
+
+        try:
+            provider = yaml.safe_load(autoscaling_config.expanduser().read_text(encoding="utf-8"))["provider"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise StartFailed(f"Expected what `ray up` left at {autoscaling_config}, but: {error}.") from error
+        if provider.get("head_ip"):
+            return str(provider["head_ip"])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Connecting a datagram socket sends nothing; it only asks the kernel for the route.
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError as error:
+            raise StartFailed("This machine has no address in a network: give it with --node-ip.") from error
+
+
 def plan_head(temp_dir: str, dashboard_port: int, cluster: ClusterHead | None = None) -> Head:
     """Choose the ports of a head; the dashboard's is the one wanted if it is free, else another."""
     port, dashboard, *others = free_ports(11)
     if dashboard_port and port_free("127.0.0.1", dashboard_port):
         dashboard = dashboard_port
-    ip, extra = "127.0.0.1", ()
+    ip = "127.0.0.1"
+    extra: tuple[str, ...] = ()
     if cluster is not None:
         ip, port, extra = cluster.ip, cluster.ray_port, cluster.arguments()
     return Head(ip=ip, port=port, dashboard_port=dashboard, others=tuple(others), temp_dir=temp_dir, extra=extra)
