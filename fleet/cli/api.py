@@ -1,336 +1,223 @@
-"""What the command asks of a fleet, over the client's connection: plain JSON values, ready to print."""
+"""What the command asks of a fleet, through the client: plain JSON values, ready to print."""
 
 from __future__ import annotations
 
-import json
-import time
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import httpx
+from pydantic import BaseModel, ValidationError
 
-from fleet.errors import FleetError, NotFound, Unauthorized, Unavailable, from_dict
+from fleet.client.sync import Fleet
+from fleet.errors import Conflict, InvalidInput, NotFound
+from fleet.models import TaskSpec, Workspace
 
 Row = dict[str, Any]
-
-PATIENCE_S = 30.0
-"""How long a fleet that is restarting a part is waited for."""
+PAGE = 1000
 
 
 class Api:
     """A connection to a fleet."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=httpx.Timeout(150.0, connect=5.0),
-            trust_env=False,
-        )
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     @classmethod
     def connect(cls, url: str | None, home: Path | None) -> Api:
         """Return a connection to a URL, else to the fleet of a home."""
-        import os
-
         from fleet.cluster.record import read_record
 
-        token = os.environ.get("FLEET_TOKEN", "")
-        if not token and home is not None and (home / "token").exists():
-            token = (home / "token").read_text(encoding="utf-8").strip()
-        if url is None:
-            record = read_record(home / "run.json") if home is not None else None
-            if record is None:
-                raise Unavailable(f"No fleet is running in {home}. Start one: fleet up, or fleet demo.", part="fleet")
-            url = record.url
-        if not token:
-            raise Unauthorized("Expected a token in FLEET_TOKEN or the fleet's home; there is none.")
-        return cls(url, token)
+        token = os.environ.get("FLEET_TOKEN")
+        if home is not None:
+            record = read_record(home / "run.json")
+            if url is None:
+                if record is None:
+                    raise NotFound(
+                        f"No fleet is running in {home}. Start one: fleet up, or fleet demo.",
+                        what="fleet",
+                        id=str(home),
+                    )
+                url = record.url
+            path = home / "token"
+            if path.exists():
+                token = path.read_text(encoding="utf-8").strip()
+        return cls(Fleet.connect(url, token))
 
     def __enter__(self) -> Api:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
-
-    def request(self, method: str, path: str, *, json: Any = None, params: dict[str, Any] | None = None) -> Any:
-        """Make a request and return its JSON; waits for a part that is restarting where that is safe."""
-        query = {key: value for key, value in (params or {}).items() if value not in (None, [], "")}
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                reply = self._http.request(method, f"/api{path}", json=json, params=query)
-            except httpx.ConnectError as error:
-                failure: FleetError = Unavailable(f"No fleet answers at {self.url}: {error}.", part="gateway")
-                wait_s = 0.5
-            except httpx.HTTPError as error:
-                raise Unavailable(f"The fleet at {self.url} did not answer: {error!r}.", part="gateway") from error
-            else:
-                if reply.status_code < 400:
-                    return reply.json()
-                failure = _error_of(reply)
-                again = reply.status_code == 429 or (reply.status_code == 503 and method == "GET")
-                if not again:
-                    raise failure
-                wait_s = float(reply.headers.get("retry-after") or 0.5)
-            if time.monotonic() + wait_s > deadline:
-                raise failure
-            time.sleep(wait_s)
-
-    def _items(self, path: str, **params: Any) -> list[Row]:
-        items: list[Row] = self.request("GET", path, params=params)["items"]
-        return items
+        self._fleet.close()
 
     # The fleet
 
     def health(self) -> Row:
         """Return the health of the parts, also when one is not well."""
-        try:
-            reply: Row = self.request("GET", "/health")
-        except Unavailable as error:
-            return {"status": "degraded", **error.fields}
-        return reply
-
-    def version(self) -> Row:
-        """Return which fleet this is."""
-        reply: Row = self.request("GET", "/version")
-        return reply
+        return self._fleet.health()
 
     def status(self) -> Row:
         """Return the figures of the overview."""
-        reply: Row = self.request("GET", "/status")
-        return reply
+        return self._fleet.status()
 
     def roles(self) -> list[Row]:
         """Return the roles, flat: the role's keys beside its figures."""
-        return [{**entry.pop("role"), **entry} for entry in self._items("/roles")]
+        return [{**row(entry["role"]), **entry, "role": row(entry["role"])["name"]} for entry in self._fleet.roles()]
 
     def scale(self, role: str, agents: int) -> Row:
         """Say how many agents a role has."""
-        reply: Row = self.request("POST", f"/roles/{quote(role, safe='')}/scale", json={"agents": agents})
-        return reply
+        return row(self._fleet.scale(role, agents))
 
     def pause(self, role: str | None, paused: bool) -> None:
         """Pause or resume a role, or the whole fleet."""
-        word = "pause" if paused else "resume"
-        self.request("POST", f"/roles/{quote(role, safe='')}/{word}" if role else f"/fleet/{word}")
+        if paused:
+            self._fleet.pause(role)
+        else:
+            self._fleet.resume(role)
 
     def nodes(self) -> list[Row]:
         """Return the nodes."""
-        return self._items("/nodes")
+        return [row(node) for node in self._fleet.nodes()]
 
     def drain_node(self, node: str, deadline_s: float | None, undo: bool) -> Row:
         """Take a node out of use, or back into it."""
-        body = {"deadline_s": deadline_s, "undo": undo}
-        reply: Row = self.request("POST", f"/nodes/{quote(node, safe='')}/drain", json=body)
-        return reply
+        return row(self._fleet.drain_node(node, deadline_s=deadline_s, undo=undo))
 
     # Agents
 
     def agents(self, *, all: bool = False) -> list[Row]:
         """Return the agents with what each does."""
-        return self._items("/agents", all="true" if all else None)
+        return self._fleet.cards(all=all)
 
     def agent(self, agent: str) -> Row:
         """Return one agent."""
-        reply: Row = self.request("GET", f"/agents/{quote(agent, safe='')}")
-        return reply
+        return self._fleet.agent(agent)
 
     def spawn(self, role: str, count: int) -> list[Row]:
         """Start agents."""
-        items: list[Row] = self.request("POST", "/agents", json={"role": role, "count": count})["items"]
-        return items
+        return [row(agent) for agent in self._fleet.spawn(role, count)]
 
     def stop(self, agent: str, *, drain: bool) -> Row:
         """Stop an agent."""
-        reply: Row = self.request("POST", f"/agents/{quote(agent, safe='')}/stop", json={"drain": drain})
-        return reply
+        return row(self._fleet.stop(agent, drain=drain))
 
     def send(self, agent: str, text: str) -> Row:
         """Say something to an agent."""
-        reply: Row = self.request("POST", f"/agents/{quote(agent, safe='')}/send", json={"text": text})
-        return reply
+        return self._fleet.send(agent, text)
 
     # Tasks
 
     def submit(self, specs: Sequence[Row]) -> list[Row]:
-        """Submit tasks, all or none."""
-        items: list[Row] = self.request("POST", "/tasks", json=list(specs))["items"]
-        return items
+        """Submit tasks."""
+        return [row(handle.task) for handle in self._fleet.submit_many([spec_of(spec) for spec in specs])]
 
-    def tasks(
-        self,
-        *,
-        states: Sequence[str] = (),
-        roles: Sequence[str] = (),
-        agent: str | None = None,
-        text: str | None = None,
-        labels: dict[str, str] | None = None,
-        limit: int = 100,
-        before: str | None = None,
-    ) -> list[Row]:
+    def tasks(self, *, limit: int = 100, before: str | None = None, **filters: Any) -> list[Row]:
         """Return tasks, newest first."""
-        return self._items(
-            "/tasks",
-            state=list(states),
-            role=list(roles),
-            agent=agent,
-            text=text,
-            label=[f"{key}={value}" for key, value in (labels or {}).items()],
-            limit=limit,
-            before=before,
-        )
+        wanted = {key: value for key, value in filters.items() if value not in (None, [], {})}
+        return [row(handle.task) for handle in self._fleet.tasks(limit=limit, before=before, **wanted)]
 
     def task(self, task_id: str) -> Row:
         """Return a task with its runs."""
-        reply: Row = self.request("GET", f"/tasks/{quote(task_id, safe='')}")
-        return reply
+        return self._fleet.detail(task_id)
 
     def result(self, task_id: str) -> Row | None:
         """Return what a task left, with its diff; None when it left nothing."""
-        try:
-            reply: Row = self.request("GET", f"/tasks/{quote(task_id, safe='')}/result")
-        except NotFound:
+        shown: Row | None = self._fleet.detail(task_id)["result"]
+        if shown is None:
             return None
-        return reply
+        try:
+            return {**shown, "diff": self._fleet.task(task_id).diff if shown.get("diff_bytes", 1) else ""}
+        except (NotFound, Conflict):
+            return shown
 
     def wait(self, task_id: str) -> Row:
         """Return the task when it has ended."""
-        while True:
-            task: Row = self.request("GET", f"/tasks/{quote(task_id, safe='')}/wait", params={"timeout_s": 60})
-            if task["finished_at"] is not None and task["state"] in FINAL:
-                return task
+        self._fleet.task(task_id).wait()
+        return self.task(task_id)
 
     def cancel(self, ids: Sequence[str]) -> list[Row]:
         """Cancel tasks."""
-        return self._change("cancel", ids)
+        return [row(task) for task in self._fleet.cancel(self._whole(ids))]
 
     def retry(self, ids: Sequence[str]) -> list[Row]:
         """Queue tasks again."""
-        return self._change("retry", ids)
+        return [row(task) for task in self._fleet.retry(self._whole(ids))]
 
     def prioritize(self, ids: Sequence[str], priority: int) -> list[Row]:
         """Change priorities."""
-        return self._change("priority", ids, priority=priority)
+        return [row(task) for task in self._fleet.prioritize(self._whole(ids), priority)]
 
-    def _change(self, word: str, ids: Sequence[str], **body: Any) -> list[Row]:
-        whole = [self.task(task_id)["id"] for task_id in ids]
-        items: list[Row] = self.request("POST", f"/tasks:{word}", json={"ids": whole, **body})["items"]
-        return items
+    def _whole(self, ids: Sequence[str]) -> list[str]:
+        return [self._fleet.task(task_id).id for task_id in ids]
 
     # Events
 
     def task_events(self, task_id: str, *, follow: bool) -> Iterator[Row]:
         """Return a task's events; with `follow` until it has ended."""
-        if follow:
-            return self._stream(f"/tasks/{quote(task_id, safe='')}/events", {})
-        return self._pages(task=task_id)
+        if not follow:
+            yield from self._pages(task=task_id)
+            return
+        for event in self._fleet.task(task_id).events():
+            yield row(event)
 
     def agent_events(self, agent: str, *, follow: bool) -> Iterator[Row]:
         """Return an agent's events; with `follow` until it stops."""
-        if follow:
-            return self._stream(f"/agents/{quote(agent, safe='')}/logs", {"follow": "true"})
-        return self._pages(agent=agent)
+        if not follow:
+            yield from self._pages(agent=agent)
+            return
+        for event in self._fleet.logs(agent, follow=True):
+            yield row(event)
 
-    def _pages(self, **params: Any) -> Iterator[Row]:
-        after: int | None = 0
-        while after is not None:
-            page = self.request("GET", "/events", params={**params, "after": after or None, "limit": 1000})
-            yield from page["items"]
-            after = page["next"]
-
-    def _stream(self, path: str, params: Row) -> Iterator[Row]:
-        """Follow a stream of events until its end; come back with the last id after a cut."""
-        last, deadline = "", time.monotonic() + PATIENCE_S
-        while True:
-            headers = {"Last-Event-ID": last} if last else {}
-            try:
-                with self._http.stream("GET", f"/api{path}", params=params, headers=headers, timeout=60.0) as reply:
-                    if reply.status_code >= 400:
-                        reply.read()
-                        raise _error_of(reply)
-                    for kind, id, data in parse_sse(reply.iter_lines()):
-                        deadline = time.monotonic() + PATIENCE_S
-                        if kind == "end":
-                            return
-                        if kind == "error":
-                            raise from_dict(data)
-                        if id:
-                            last = id
-                            yield data
-            except Unavailable:
-                if time.monotonic() > deadline:
-                    raise
-            except httpx.HTTPError as error:
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"The stream of {self.url} broke: {error!r}.", part="gateway") from error
-            time.sleep(0.5)
+    def _pages(self, **query: Any) -> Iterator[Row]:
+        after = 0
+        while page := self._fleet.events(after=after, limit=PAGE, **query):
+            yield from map(row, page)
+            after = page[-1].id or after
+            if len(page) < PAGE:
+                return
 
     # Data
 
     def sql(self, query: str, limit: int) -> Row:
-        """Run one SELECT."""
-        reply: Row = self.request("POST", "/sql", json={"query": query, "max_rows": limit})
-        return reply
+        """Run one SELECT; one row more than the limit says that there are more."""
+        rows = self._fleet.sql(query, max_rows=limit)
+        found = [list(one.values()) for one in rows.dicts()]
+        return {"columns": list(rows.columns), "rows": found}
 
     def search(self, words: str, **filters: Any) -> list[Row]:
         """Search all transcripts."""
-        return self._items("/search", q=words, **filters)
+        return self._fleet.search(words, **{key: value for key, value in filters.items() if value is not None})
 
     def approvals(self, *, waiting: bool) -> list[Row]:
         """Return tool calls that wait for a person."""
-        return self._items("/approvals", all=None if waiting else "true")
+        return [row(approval) for approval in self._fleet.approvals(all=not waiting)]
 
     def decide(self, approval: str, *, allow: bool, scope: str, message: str) -> Row:
         """Allow or deny a tool call."""
-        body = {"allow": allow, "scope": scope, "message": message, "by": "cli"}
-        reply: Row = self.request("POST", f"/approvals/{quote(approval, safe='')}", json=body)
-        return reply
+        return row(self._fleet.decide(approval, allow=allow, scope=scope, message=message, by="cli"))
 
     def backup(self, folder: str) -> Row:
         """Make a backup on the store's machine."""
-        reply: Row = self.request("POST", "/backup", json={"folder": folder})
-        return reply
-
-    def export(self, folder: str) -> Row:
-        """Write all tables as Parquet on the store's machine."""
-        reply: Row = self.request("POST", "/export", json={"folder": folder})
-        return reply
+        return self._fleet.backup(folder)
 
 
-FINAL = frozenset({"succeeded", "failed", "cancelled", "dead"})
+def row(value: Any) -> Row:
+    """Return a model as JSON values; what is JSON already stays so."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    found: Row = value
+    return found
 
 
-def parse_sse(lines: Iterator[str]) -> Iterator[tuple[str, str, Row]]:
-    """Return the messages of a stream: (event, id, data)."""
-    event, id, data = "message", "", ""
-    for line in lines:
-        if line:
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if name == "event":
-                event = value
-            elif name == "id":
-                id = value
-            elif name == "data":
-                data += value
-        else:
-            if data:
-                yield event, id, json.loads(data)
-            event, id, data = "message", "", ""
-
-
-def _error_of(reply: httpx.Response) -> FleetError:
+def spec_of(data: Row) -> TaskSpec:
+    """Return a task of JSON values; `workspace` may have its short form."""
+    if isinstance(data.get("workspace"), str):
+        data = {**data, "workspace": Workspace.parse(data["workspace"])}
     try:
-        data = reply.json()
-        assert isinstance(data, dict)
-        if "error" in data:
-            return from_dict(data)
-    except (ValueError, AssertionError):
-        pass
-    # Not the gateway's own words: Serve's proxy, before it knows the route or while the replica starts.
-    cls = Unavailable if reply.status_code in (404, 500, 502, 503, 504) else FleetError
-    return cls(f"The fleet answered {reply.status_code}: {reply.text[:200]}", part="gateway")
+        return TaskSpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(sorted(TaskSpec.model_fields))
+        said = f"unknown; expected some of {known}" if first["type"] == "extra_forbidden" else first["msg"]
+        raise InvalidInput(f"{field}: {said}.", field=field) from error

@@ -72,9 +72,8 @@ def up(
     json: Json = False,
 ) -> None:
     """Start the fleet; Ctrl-C, or `fleet down`, ends it."""
-    from fleet.cluster.up import up as start
-
     from fleet.cluster.head import ClusterHead, own_address
+    from fleet.cluster.up import up as start
 
     settings = state.settings(home=home, config=config, port=port, rehearsal=True if rehearsal else None)
     head = None

@@ -171,8 +171,8 @@ def tasks(
     """List tasks, newest first."""
     with state.connect() as api:
         found = api.tasks(
-            states=state_ or [],
-            roles=role or [],
+            state=state_,
+            role=role,
             agent=agent,
             text=text,
             labels=labels_of(label or []),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from ray import serve
 
 from fleet.config import FleetConfig
@@ -31,13 +34,43 @@ def build_app(config: FleetConfig) -> serve.Application:
     The gateway's ASGI app is built in the replica, where its handlers can hold what cannot be pickled. It gets the
     router's node only to make Serve deploy both: it finds the router by name.
     """
-    router = serve.deployment(Router, name=ROUTER_DEPLOYMENT, **SETTINGS).bind(config)
+    router = serve.deployment(_Router, name=ROUTER_DEPLOYMENT, **SETTINGS).bind(config)
     ingress = serve.ingress()(_Gateway)
     return serve.deployment(ingress, name=GATEWAY_DEPLOYMENT, **SETTINGS).bind(config, router)
+
+
+class _Router(Router):
+    """The router in its replica."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        keep_replica_on_loopback()
+        super().__init__(config)
 
 
 class _Gateway(Gateway):
     """The gateway, bound to the router's handle so that Serve deploys the router with it."""
 
     def __init__(self, config: FleetConfig, router: object) -> None:
+        keep_replica_on_loopback()
         super().__init__(config)
+
+
+def keep_replica_on_loopback() -> None:
+    """On one machine, let this replica's gRPC server listen on 127.0.0.1 only.
+
+    Ray 2.60 binds it to all interfaces (`Replica._on_initialized`, after the constructor of ours), asks for no token
+    there and unpickles what comes: whoever reaches the port could run code.
+    """
+    if os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") != "0":
+        return
+    from ray.serve._private import replica
+
+    bind = replica.add_port_to_grpc_server
+    if getattr(bind, "on_loopback", False):
+        return
+
+    def bind_on_loopback(server: Any, address: str) -> int:
+        return int(bind(server, address.replace("[::]:", "127.0.0.1:")))
+
+    bind_on_loopback.on_loopback = True  # type: ignore[attr-defined]
+    replica.add_port_to_grpc_server = bind_on_loopback

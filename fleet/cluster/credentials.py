@@ -33,7 +33,7 @@ def hand_over(config: FleetConfig, env: Mapping[str, str]) -> list[str]:
 
 
 def found_names(config: FleetConfig) -> list[str]:
-    """Return the names of the variables (or the file) that authenticate; never a value.
+    """Return the kind of the credentials and the names of their variables, or the folder of a login; never a value.
 
     Raises:
         CredentialsMissing: there are none.
@@ -41,7 +41,8 @@ def found_names(config: FleetConfig) -> list[str]:
     from fleet.claude import credentials
 
     found = credentials.find_credentials(os.environ, _user_home(os.environ))
-    return sorted(found.environ)
+    where = [str(found.config_dir)] if found.config_dir else []
+    return [found.kind, *sorted(found.environ), *where]
 
 
 def _user_home(env: Mapping[str, str]) -> Path:

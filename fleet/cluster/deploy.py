@@ -75,21 +75,22 @@ def _why(error: RuntimeError) -> str:
 
 
 def down(address: str, whole: bool) -> None:
-    """End the application, then the agents, then the store; with `whole` Serve itself too."""
+    """End the application (with `whole` Serve itself too), then the agents, then the store."""
     connect(address, timeout_s=10.0)
-    names = [
-        actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE
-    ]
-    with contextlib.suppress(Exception):
-        # First the parts that would start the agents again.
-        if whole:
-            serve.shutdown()
-        else:
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    # First the parts that would start the agents again.
+    if whole:
+        # Serve's own shutdown takes 5 s, and all of Ray ends in a moment.
+        for name in sorted(actor["name"] for actor in actors if actor["namespace"] == "serve"):
+            with contextlib.suppress(Exception):
+                ray.kill(ray.get_actor(name, namespace="serve"), no_restart=True)
+    else:
+        with contextlib.suppress(Exception):
             serve.delete(SERVE_APP)
-    asyncio.run(_stop_agents([name for name in names if name.startswith(AGENT_PREFIX)]))
+    ours = [actor["name"] for actor in actors if actor["namespace"] == NAMESPACE]
+    asyncio.run(_stop_agents([name for name in ours if name.startswith(AGENT_PREFIX)]))
     with contextlib.suppress(Exception):
-        store = ray.get_actor(STORE_NAME, namespace=NAMESPACE)
-        _end(store, STORE_GRACE_S)
+        _end(ray.get_actor(STORE_NAME, namespace=NAMESPACE), STORE_GRACE_S)
 
 
 async def _stop_agents(names: list[str]) -> None:

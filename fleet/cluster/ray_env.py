@@ -59,6 +59,8 @@ def ray_environment(
         if name not in left_out and not SECRET.search(name) and not name.startswith("RAY_")
     }
     env |= FIXED
+    # Code of a Ray job finds the fleet it runs in by its home.
+    env["FLEET_HOME"] = instance.rpartition("#")[0]
     env |= {INSTANCE: instance, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(ray_token_path)}
     if loopback:
         # With 0 Ray behaves on Linux as it does on a desktop: GCS, raylet, metrics and agents listen on 127.0.0.1 only.
