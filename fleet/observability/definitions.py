@@ -52,7 +52,7 @@ C, G, H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
 _TABLE = (
     Definition("fleet_tasks_total", C, "Tasks that entered a state.", ("role", "state")),
-    Definition("fleet_tasks", G, "Tasks that are in a state now.", ("state",)),
+    Definition("fleet_tasks_in_state", G, "Tasks that are in a state now.", ("state",)),
     Definition("fleet_tasks_queued", G, "Tasks that wait for an agent.", ("priority",)),
     Definition("fleet_oldest_queued_seconds", G, "How long the oldest queued task has waited."),
     Definition("fleet_task_wait_seconds", H, "From queued to started, per run.", ("role",), WAIT_S),

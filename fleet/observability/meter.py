@@ -94,7 +94,7 @@ class Meter:
         states = dict.fromkeys((state.value for state in TaskState), 0) | dict(counts.get("states", {}))
         queued = {str(priority): n for priority, n in dict(counts.get("queued_by_priority", {})).items()}
         oldest = counts.get("oldest_queued_at")
-        out = [sample("fleet_tasks", n, state=state) for state, n in states.items()]
+        out = [sample("fleet_tasks_in_state", n, state=state) for state, n in states.items()]
         out += [
             sample("fleet_tasks_queued", queued.get(priority, 0), priority=priority)
             for (priority,) in self._all("fleet_tasks_queued", {(p,) for p in queued} or {("5",)})

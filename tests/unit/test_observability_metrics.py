@@ -161,8 +161,8 @@ def test_gauges_show_zero_for_what_went_away() -> None:
     fed(meter, "activity", Activity(agent_id="qa-1", rss_mb=2.0, at=1.0))
     first = meter.gauges({"states": {"queued": 2}, "queued_by_priority": {9: 2}, "oldest_queued_at": 40.0}, {}, 100.0)
     by_name = {(s.name, *(value for _, value in s.tags)): s.value for s in first}
-    assert by_name["fleet_tasks", "queued"] == 2
-    assert by_name["fleet_tasks", "dead"] == 0
+    assert by_name["fleet_tasks_in_state", "queued"] == 2
+    assert by_name["fleet_tasks_in_state", "dead"] == 0
     assert by_name["fleet_tasks_queued", "9"] == 2
     assert by_name["fleet_oldest_queued_seconds",] == 60.0
     assert by_name["fleet_agents", "qa", "busy"] == 1
