@@ -80,9 +80,9 @@ class Queries:
         try:
             watch.start()
             con.execute("BEGIN TRANSACTION READ ONLY")
-            con.execute(f"SELECT * FROM (\n{text}\n) LIMIT {int(max_rows) + 1}")
-            types = [str(column[1]) for column in con.description or ()]
-            reader = con.to_arrow_reader(10_000)
+            asked = con.sql(f"SELECT * FROM (\n{text}\n) LIMIT {int(max_rows) + 1}")
+            types = [str(kind) for kind in asked.types]
+            reader = asked.to_arrow_reader(10_000)
             batches: list[pa.RecordBatch] = []
             size = 0
             for batch in reader:
