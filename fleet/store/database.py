@@ -10,6 +10,7 @@ import errno
 import importlib.resources
 import json
 import logging
+import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -177,10 +178,10 @@ class Database:
     def _open(self) -> Any:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.work.mkdir(exist_ok=True)
-            for left in self.work.iterdir():
-                if left.is_file():
-                    left.unlink()
+            shutil.rmtree(self.work, ignore_errors=True)  # What a copy that was cut off left there.
+            self.work.mkdir(mode=0o700, exist_ok=True)
+            if self.path.exists() and not self.path.stat().st_size:
+                self.path.unlink()  # A first start that was killed, or met a full disk, leaves an empty file.
         except OSError as error:
             raise StartFailed(
                 f"The store's folder {self.path.parent} cannot be written ({error}). Choose another with FLEET_HOME.",
@@ -194,6 +195,7 @@ class Database:
         while True:
             try:
                 root = duckdb.connect(str(self.path), config=config)
+                self.path.chmod(0o600)  # Prompts and transcripts: nobody else's business.
                 break
             except duckdb.IOException as error:
                 text = str(error)
