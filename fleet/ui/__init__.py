@@ -1,1 +1,1 @@
-"""The control room, a Gradio app. Stage 7; the only importer of gradio."""
+"""Stage 7: the control room, a Gradio app at `/ui`. Imported by the gateway only; imports models, config, contracts."""
