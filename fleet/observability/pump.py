@@ -40,6 +40,7 @@ class MetricsPump:
         changes: waits for the next changes and returns them, for a process that follows the store anyway (an answer of
             None says that some went by); without it the pump follows by itself.
         gauges_every_s: how often the gauges are renewed.
+        retry_s: how long to wait for a store that does not answer.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class MetricsPump:
         *,
         changes: Callable[[], Awaitable[Sequence[FeedItem] | None]] | None = None,
         gauges_every_s: float = GAUGES_EVERY_S,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._store = store
         self._recorder = recorder
         self._changes = changes
         self._every_s = gauges_every_s
+        self._retry_s = retry_s
         self._position: int | None = None
         self.meter = Meter()
 
@@ -83,11 +86,11 @@ class MetricsPump:
             except FleetError:
                 # Whoever follows for a living says so in the log.
                 began = False
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
             except Exception:
                 log.exception("metrics failed")
                 began = False
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self._retry_s)
 
     async def _begin(self) -> None:
         if self._changes is None:
