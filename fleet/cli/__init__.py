@@ -3,6 +3,6 @@
 
 def main() -> None:
     """Run the `fleet` command and exit with a code of the table in `fleet.errors`."""
-    from fleet.cli.main import main as run
+    from fleet.cli.command import main as run
 
     run()
