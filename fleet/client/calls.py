@@ -114,9 +114,12 @@ def _absolute(text: str) -> str:
 
 
 def submit(specs: Sequence[TaskSpec]) -> Call[list[Task]]:
-    """Submit tasks, all or none."""
-    body = [spec.model_dump(mode="json", exclude_defaults=True) for spec in specs]
-    return Call("POST", "/api/tasks:batch", _tasks, body=body, safe=all(spec.idempotency_key for spec in specs))
+    """Submit tasks, all or none; each has an idempotency key, so that the call may be repeated."""
+    body = [
+        {**spec.model_dump(mode="json", exclude_defaults=True), "idempotency_key": spec.idempotency_key or new_key()}
+        for spec in specs
+    ]
+    return Call("POST", "/api/tasks:batch", _tasks, body=body)
 
 
 def task(task_id: str) -> Call[Task]:

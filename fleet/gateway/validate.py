@@ -37,6 +37,8 @@ def parse_specs(body: bytes) -> tuple[list[TaskSpec], bool]:
         data = json.loads(body)
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidInput(f"Expected a body of JSON, but {error}. See /docs for the fields.", field=None) from None
+    if b"\\ud" in body.lower():
+        check_text(json.dumps(data, ensure_ascii=False), "body")
     if isinstance(data, dict) and set(data) == {"tasks"}:
         data = data["tasks"]
     several = isinstance(data, list)
@@ -114,6 +116,17 @@ def check_role(config: FleetConfig, role: str, field: str = "role") -> None:
         )
 
 
+def check_text(text: str, field: str) -> None:
+    """Refuse text with half a character (a lone surrogate): no file, database or terminal takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{field}: expected text, but it holds half a character ({text[error.start]!r}). Send valid Unicode.",
+            field=field,
+        ) from None
+
+
 def check_prompt(prompt: str, field: str = "prompt") -> None:
     """Refuse an empty prompt and one over the limit."""
     if not prompt.strip():
@@ -121,7 +134,8 @@ def check_prompt(prompt: str, field: str = "prompt") -> None:
             f"{field}: expected words that say what to do, but it is empty. Write what the agent should do.",
             field=field,
         )
-    size = len(prompt.encode("utf-8", "surrogatepass"))
+    check_text(prompt, field)
+    size = len(prompt.encode())
     if size > PROMPT_LIMIT_BYTES:
         raise PromptTooLarge(
             f"{field}: expected at most {PROMPT_LIMIT_BYTES} bytes, but got {size}. Put the text into a file of the "
