@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import time
 from typing import Any
 
 import ray
@@ -9,10 +12,30 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fleet.config import FleetConfig
 from fleet.contracts import NAMESPACE, STORE_NAME
+from fleet.errors import FleetError
 from fleet.store.actor import StoreActor
+
+log = logging.getLogger("fleet.store")
 
 MAX_CONCURRENCY = 1000
 """Calls at once: every follower holds one, every agent's batch another."""
+RETRY_S = 1.0
+"""How long a restarted store that cannot open its file waits before the next try."""
+
+
+class Store(StoreActor):
+    """The store as Ray runs it: a restart that fails is tried again."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        try:
+            super().__init__(path, **options)
+        except FleetError as error:
+            if not ray.get_runtime_context().was_current_actor_reconstructed:
+                raise
+            # Ray gives up an actor whose constructor raises, but restarts one whose process ends: a full disk passes.
+            log.error("store cannot open its file yet path=%s error=%s", path, error)
+            time.sleep(RETRY_S)
+            os._exit(1)
 
 
 def launch_store(config: FleetConfig) -> Any:
@@ -22,7 +45,7 @@ def launch_store(config: FleetConfig) -> Any:
     """
     node = ray.get_runtime_context().get_node_id()
     return (
-        ray.remote(StoreActor)
+        ray.remote(Store)
         .options(
             name=STORE_NAME,
             namespace=NAMESPACE,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet.errors import Busy, FleetError, Unavailable
-from fleet.store.database import Database, Fatal, Op
+from fleet.store.database import CHECKPOINT_BYTES, Database, Fatal, Op
 
 log = logging.getLogger("fleet.store")
 
@@ -30,6 +30,9 @@ IDLE_S = 2.0
 """Silence after which the WAL is moved into the file."""
 IDLE_CHECKPOINT_BYTES = 4 * 2**20
 """Less than this is not worth a checkpoint: it replays in milliseconds."""
+
+CHECKPOINT_RETRY_S = 10.0
+"""How long a checkpoint that found no room on the disk waits for the next try."""
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ class Writer:
         self._wake = threading.Condition()
         self._rows = 0
         self._bytes = 0
-        self._since_checkpoint = 0
+        self._no_checkpoint_before = 0.0
         self._closing = False
         self.commits = 0
         self.rows_written = 0
@@ -152,6 +155,8 @@ class Writer:
                 self.commits += 1
                 self.latencies.append(now - group[0].at)
             self._loop.call_soon_threadsafe(self._deliver, group, outcomes)
+            if self._database.wal_bytes > CHECKPOINT_BYTES:
+                self._checkpoint()
 
     def _take(self) -> list[_Item] | None:
         """Return the next group; an empty one after some silence, None at the end."""
@@ -171,7 +176,6 @@ class Writer:
                 rows += item.rows
                 size += item.bytes
                 group.append(item)
-            self._since_checkpoint += size
             return group
 
     def _run(self, group: list[_Item]) -> list[Any]:
@@ -185,15 +189,22 @@ class Writer:
         return self._database.write([item.op for item in group if item.op is not None])
 
     def _idle(self) -> None:
-        if self._since_checkpoint < IDLE_CHECKPOINT_BYTES:
+        if self._database.wal_bytes > IDLE_CHECKPOINT_BYTES:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if time.monotonic() < self._no_checkpoint_before:
             return
-        self._since_checkpoint = 0
         try:
-            self._database.checkpoint()
+            done = self._database.checkpoint()
         except Fatal as error:
             self._die(str(error))
+            return
         except Exception as error:
             log.warning("checkpoint failed error=%s", error)
+            done = False
+        if not done:
+            self._no_checkpoint_before = time.monotonic() + CHECKPOINT_RETRY_S
 
     # ------------------------------------------------------------------ the event loop
 

@@ -32,7 +32,8 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], chec
 
 
 def event(seq):
-    return Event(run_id="r", task_id="t", agent_id="a", seq=seq, at=0.0, kind=EventKind.STATE, payload={"x": os.urandom(20_000).hex()})
+    payload = {"x": os.urandom(20_000).hex()}
+    return Event(run_id="r", task_id="t", agent_id="a", seq=seq, at=0.0, kind=EventKind.STATE, payload=payload)
 
 
 async def main():
