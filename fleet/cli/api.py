@@ -200,6 +200,10 @@ class Api:
         """Make a backup on the store's machine."""
         return self._fleet.backup(folder)
 
+    def export(self, url: str) -> Row:
+        """Export what is new."""
+        return self._fleet.export(url)
+
 
 def row(value: Any) -> Row:
     """Return a model as JSON values; what is JSON already stays so."""

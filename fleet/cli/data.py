@@ -150,11 +150,16 @@ def restore(
     out.print(f"{settings.store_path} is that of {folder}; start the fleet: fleet up", markup=False, soft_wrap=True)
 
 
-def export(folder: Annotated[Path, typer.Argument(help="A folder for the Parquet files.")], json: Json = False) -> None:
-    """Write all tables as Parquet."""
+def export(
+    url: Annotated[
+        str, typer.Argument(metavar="FOLDER|URL", help="A folder of the store's machine, or an fsspec URL.")
+    ],
+    json: Json = False,
+) -> None:
+    """Write what is new since the last export as Parquet, by day and role."""
     with state.connect() as api:
-        made = api.export(str(folder.expanduser().absolute()))
+        made = api.export(url)
     if json:
         show_json(made)
     else:
-        out.print(f"exported to {folder}", markup=False)
+        out.print(f"exported to {url}", markup=False)

@@ -412,6 +412,11 @@ class AsyncFleet:
         """Write a backup into a new folder on the store's machine, while the fleet runs."""
         return await self._do(calls.backup(str(Path(folder).expanduser().absolute())))
 
+    async def export(self, url: str | Path) -> dict[str, Any]:
+        """Write what is new since the last export as Parquet to a folder of the store's machine, or an fsspec URL."""
+        where = str(url) if "://" in str(url) else str(Path(url).expanduser().absolute())
+        return await self._do(calls.export(where))
+
     async def prune(self, *, older_than_s: float | None = None, max_events: int | None = None) -> int:
         """Delete old events; returns how many."""
         return await self._do(calls.prune(older_than_s, max_events))

@@ -360,6 +360,11 @@ def backup(folder: str) -> Call[dict[str, Any]]:
     return Call("POST", "/api/backup", _same, body={"folder": folder}, safe=False, timeout_s=BACKUP_S)
 
 
+def export(url: str) -> Call[dict[str, Any]]:
+    """Export what is new."""
+    return Call("POST", "/api/export", _same, body={"url": url}, safe=False, timeout_s=BACKUP_S)
+
+
 def prune(older_than_s: float | None = None, max_events: int | None = None) -> Call[int]:
     """Delete old events."""
     body = {"older_than_s": older_than_s, "max_events": max_events}

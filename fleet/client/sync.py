@@ -404,6 +404,11 @@ class Fleet:
         """Write a backup into a new folder on the store's machine, while the fleet runs."""
         return self._do(calls.backup(str(Path(folder).expanduser().absolute())))
 
+    def export(self, url: str | Path) -> dict[str, Any]:
+        """Write what is new since the last export as Parquet to a folder of the store's machine, or an fsspec URL."""
+        where = str(url) if "://" in str(url) else str(Path(url).expanduser().absolute())
+        return self._do(calls.export(where))
+
     def prune(self, *, older_than_s: float | None = None, max_events: int | None = None) -> int:
         """Delete old events; returns how many."""
         return self._do(calls.prune(older_than_s, max_events))

@@ -1,7 +1,7 @@
 """The keeper's hands on Ray: `python -m fleet.cluster.deploy up|down`, with its orders as JSON on stdin.
 
 A process of its own, because a process that is connected to Ray is ended by it when the head dies, and the keeper must
-outlive the head. It answers with one line of JSON: `{}` or an error.
+outlive the head. It answers with one line of JSON: what it did, or an error.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def connect(address: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
             time.sleep(0.5)
 
 
-def up(config: FleetConfig, address: str) -> None:
-    """Create the store and deploy the application; returns when both parts are healthy."""
+def up(config: FleetConfig, address: str) -> dict[str, Any]:
+    """Create the store and deploy the application; return when both parts are healthy, with the gateway's port."""
     from ray.serve.config import HTTPOptions, ProxyLocation
 
     from fleet.cluster.app import build_app
@@ -63,6 +63,16 @@ def up(config: FleetConfig, address: str) -> None:
         serve.run(build_app(config), name=SERVE_APP, route_prefix="/")
     except RuntimeError as error:
         raise StartFailed(f"The fleet's parts did not start: {_why(error)}") from error
+    return {"port": _port(config.port)}
+
+
+def _port(wanted: int) -> int:
+    """Return where Serve listens: on a cluster where it ran before us, its port stays what it was."""
+    with contextlib.suppress(Exception):
+        from ray.serve.context import _get_global_client
+
+        return int(_get_global_client().http_config.port)
+    return wanted
 
 
 def _why(error: RuntimeError) -> str:
@@ -123,12 +133,14 @@ def main() -> int:
     # Ray and Serve print to stdout.
     sys.stdout = sys.stderr
     orders = json.loads(sys.stdin.read())
+    reply: dict[str, Any] = {}
+    failed = True
     try:
         if sys.argv[1] == "up":
-            up(FleetConfig.model_validate(orders["config"]), orders["address"])
+            reply = up(FleetConfig.model_validate(orders["config"]), orders["address"])
         else:
             down(orders["address"], bool(orders["whole"]))
-        reply: dict[str, Any] = {}
+        failed = False
     except FleetError as error:
         log.exception("deploy failed")
         reply = error.to_dict()
@@ -138,7 +150,7 @@ def main() -> int:
     print(json.dumps(reply), file=answer, flush=True)
     with contextlib.suppress(Exception):
         ray.shutdown()
-    return 1 if reply else 0
+    return int(failed)
 
 
 if __name__ == "__main__":

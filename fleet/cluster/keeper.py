@@ -100,7 +100,9 @@ class Keeper:
             log.info("head start address=%s dashboard=%s", self.head.address, self.head.dashboard_port)
             self.process = start_head(self.head, self.env, self.logs / "ray.log")
         self.tell("starting store, router and gateway")
-        self._deploy("up", {"config": self.config.model_dump(mode="json"), "address": self.address}, DEPLOY_TIMEOUT_S)
+        orders = {"config": self.config.model_dump(mode="json"), "address": self.address}
+        done = self._deploy("up", orders, DEPLOY_TIMEOUT_S)
+        self.config = self.config.model_copy(update={"port": done.get("port", self.config.port)})
         self._wait_for_gateway(60.0)
         self._record()
         log.info("fleet up url=%s", self.url)
@@ -179,7 +181,7 @@ class Keeper:
             except (psutil.Error, ChildProcessError):
                 continue
 
-    def _deploy(self, action: str, orders: dict[str, Any], timeout_s: float) -> None:
+    def _deploy(self, action: str, orders: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         keeper = os.getpid()
         with (self.logs / "deploy.log").open("ab") as errors:
             worker = subprocess.Popen(
@@ -211,15 +213,17 @@ class Keeper:
                     worker.kill()
                     worker.wait()
                 worker.stdout.close()
-        if worker.returncode != 0:
-            try:
-                error = from_dict(json.loads(said.splitlines()[-1]))
-            except (ValueError, IndexError):
-                error = StartFailed(
-                    f"The parts did not come {action} (exit code {worker.returncode}): "
-                    f"{_tail(self.logs / 'deploy.log')}"
-                )
-            raise error
+        try:
+            reply: dict[str, Any] = json.loads(said.splitlines()[-1])
+        except (ValueError, IndexError):
+            reply = {
+                "error": StartFailed.code,
+                "message": f"The parts did not come {action} (exit code {worker.returncode}): "
+                f"{_tail(self.logs / 'deploy.log')}",
+            }
+        if worker.returncode != 0 or "error" in reply:
+            raise from_dict(reply)
+        return reply
 
     def _wait_for_gateway(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

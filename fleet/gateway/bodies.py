@@ -113,6 +113,12 @@ class Backup(Model):
     folder: str = Field(min_length=1, max_length=4096)
 
 
+class Export(Model):
+    """Where an export goes: a folder on the machine of the store, or an fsspec URL."""
+
+    url: str = Field(min_length=1, max_length=4096)
+
+
 class Prune(Model):
     """Which events are deleted."""
 

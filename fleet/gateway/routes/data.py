@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from fleet.errors import Forbidden, InvalidInput, NotFound
 from fleet.gateway import sse
-from fleet.gateway.bodies import Backup, Prune, Value
+from fleet.gateway.bodies import Backup, Export, Prune, Value
 from fleet.gateway.bodies import Query as SqlQuery
 from fleet.gateway.parts import Parts, dump
 from fleet.models import EventKind
@@ -155,6 +155,13 @@ def routes(parts: Parts) -> APIRouter:
                 f"folder: expected an absolute path of a new folder, but got {body.folder[:200]!r}.", field="folder"
             )
         return _json(await parts.store.backup(body.folder), 201)
+
+    @router.post("/export", status_code=201)
+    async def export(body: Export) -> JSONResponse:
+        """Write what is new since the last export as Parquet, by day and role."""
+        if "://" not in body.url and not Path(body.url).is_absolute():
+            raise InvalidInput(f"url: expected an absolute path or a URL, but got {body.url[:200]!r}.", field="url")
+        return _json(await parts.store.export(body.url), 201)
 
     @router.post("/prune")
     async def prune(body: Prune) -> JSONResponse:
