@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from fleet.contracts import Store
 from fleet.models import FeedItem
-from fleet.observability import logs
+from fleet.observability import logs, otel
 from fleet.observability.definitions import DEFINITIONS, Kind, Sample
 from fleet.observability.pump import MetricsPump
 
@@ -69,5 +70,15 @@ class RayRecorder:
 def start_metrics(
     store: Store, changes: Callable[[], Awaitable[Sequence[FeedItem] | None]] | None = None
 ) -> asyncio.Task[None]:
-    """Start the fleet's metrics in this process's event loop; cancel the task to end them."""
-    return asyncio.create_task(MetricsPump(store, RayRecorder(), changes=changes).run(), name="metrics")
+    """Start the fleet's metrics, and its traces where `OTEL_*` asks for them, in this process's event loop.
+
+    Args:
+        store: the store's proxy.
+        changes: see `MetricsPump`.
+
+    Returns:
+        The task; cancel it to end them.
+    """
+    traces = otel.watcher(os.environ)
+    pump = MetricsPump(store, RayRecorder(), changes=changes, watchers=[traces] if traces else [])
+    return asyncio.create_task(pump.run(), name="metrics")

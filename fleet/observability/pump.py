@@ -41,6 +41,7 @@ class MetricsPump:
             None says that some went by); without it the pump follows by itself.
         gauges_every_s: how often the gauges are renewed.
         retry_s: how long to wait for a store that does not answer.
+        watchers: take each change too.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class MetricsPump:
         changes: Callable[[], Awaitable[Sequence[FeedItem] | None]] | None = None,
         gauges_every_s: float = GAUGES_EVERY_S,
         retry_s: float = RETRY_S,
+        watchers: Sequence[Callable[[FeedItem], None]] = (),
     ) -> None:
         self._store = store
         self._recorder = recorder
         self._changes = changes
         self._every_s = gauges_every_s
         self._retry_s = retry_s
+        self._watchers = tuple(watchers)
         self._position: int | None = None
         self.meter = Meter()
 
@@ -83,6 +86,9 @@ class MetricsPump:
                     continue
                 now = time.time()
                 self._recorder.record([sample for item in items for sample in self.meter.take(item, now)])
+                for watcher in self._watchers:
+                    for item in items:
+                        watcher(item)
             except FleetError:
                 # Whoever follows for a living says so in the log.
                 began = False
