@@ -13,7 +13,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -63,6 +63,7 @@ def head(rehearsal: bool) -> str:
     """Return what the page's head loads: settings as data attributes of the script, our styles and our one module."""
     flag = "true" if rehearsal else "false"
     return (
+        f'<link rel="icon" href="{STATIC_PATH}/favicon.svg">\n'
         f'<link rel="stylesheet" href="{STATIC_PATH}/fleet.css">\n'
         f'<script type="module" id="fleet-main" data-rehearsal="{flag}" src="{STATIC_PATH}/main.js"></script>\n'
     )
@@ -70,15 +71,19 @@ def head(rehearsal: bool) -> str:
 
 def mount(app: FastAPI, config: FleetConfig, store: Store, router: Router, broadcaster: Any) -> FastAPI:
     """Mount the page at `/ui` and its files at `/ui-static`; the gateway's middleware guards both."""
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> FileResponse:
+        return FileResponse(STATIC / "favicon.svg", media_type="image/svg+xml")
+
     app.mount(STATIC_PATH, Static(directory=STATIC), name="ui-static")
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         build_blocks(config, store, router, broadcaster),
         path=UI_PATH,
         footer_links=[],
         run_history=False,
         allowed_paths=[],
-        favicon_path=str(STATIC / "favicon.svg"),
         show_error=False,
         max_file_size="1mb",
         ssr_mode=False,
@@ -86,3 +91,4 @@ def mount(app: FastAPI, config: FleetConfig, store: Store, router: Router, broad
         theme=theme(),
         head=head(config.rehearsal),
     )
+    return mounted

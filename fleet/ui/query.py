@@ -19,12 +19,23 @@ ROWS = 1000
 CELL = 500
 """Characters of a cell that the table shows."""
 
-EXAMPLES: tuple[tuple[str, str], ...] = (
-    ("Cost by role and day", "select role, cast(finished_at as date) as day, round(sum(cost_usd), 4) as usd, count(*) as results\nfrom result group by all order by day desc, usd desc"),
-    ("Why tasks failed", "select reason, count(*) as tasks, max(updated_at) as last\nfrom task where reason is not null group by reason order by tasks desc"),
-    ("Longest runs", "select id, task_id, role, agent_id, state, finished_at - started_at as took\nfrom run order by took desc nulls last limit 50"),
-    ("Retries and losses", "select id, role, state, number_of_runs, retries_used, losses, why\nfrom task where number_of_runs > 1 order by updated_at desc"),
-)  # fmt: skip
+EXAMPLES: dict[str, str] = {
+    "Cost by day and role": """
+SELECT day, role, round(sum(cost_usd), 4) AS usd, sum(output_tokens) AS tokens, count(*) AS runs
+FROM costs GROUP BY day, role ORDER BY day DESC, usd DESC""",
+    "Why tasks failed": """
+SELECT reason, count(*) AS tasks, max(finished_at) AS last
+FROM tasks WHERE reason IS NOT NULL GROUP BY reason ORDER BY tasks DESC""",
+    "Longest runs": """
+SELECT id, task_id, role, agent_id, state, round(run_s, 1) AS seconds
+FROM runs ORDER BY run_s DESC NULLS LAST LIMIT 50""",
+    "Tools: calls, failures, time": """
+SELECT tool, count(*) AS calls, count(*) FILTER (failed) AS failed, round(avg(seconds), 2) AS seconds
+FROM tool_calls GROUP BY tool ORDER BY calls DESC""",
+    "Retries and losses": """
+SELECT id, role, state, number_of_runs, retries_used, losses, why
+FROM tasks WHERE number_of_runs > 1 ORDER BY created_at DESC""",
+}
 """Queries to start from."""
 
 
@@ -64,19 +75,25 @@ def build(store: Store) -> None:
         return table(result), summary(result)
 
     def take(name: str) -> str:
-        return dict(EXAMPLES).get(name, "")
+        return EXAMPLES.get(name, "").strip()
 
     with gr.Row(elem_classes=["fleet-sql"], equal_height=False):
         with gr.Column(scale=1, min_width=320):
-            example = gr.Dropdown([name for name, _ in EXAMPLES], label="Examples", value=None)
+            example = gr.Dropdown(list(EXAMPLES), label="Examples", value=None)
             query = gr.Code(
-                language="sql", label="SELECT over task, run, event, result, agent, approval, transition", lines=8
+                language="sql", label="One SELECT over tasks, runs, costs, tool_calls, messages, agents …", lines=8
             )
             button = gr.Button("Run query", variant="primary", elem_id="fleet-sql-run")
             said = gr.Textbox(label="Answer", interactive=False, lines=2, elem_id="fleet-sql-said")
         with gr.Column(scale=2, min_width=320):
             rows = gr.Dataframe(
-                label="Rows", interactive=False, wrap=True, elem_id="fleet-sql-rows", datatype="str", max_height=560
+                value={"headers": ["rows appear here"], "data": []},
+                label="Rows",
+                interactive=False,
+                wrap=True,
+                elem_id="fleet-sql-rows",
+                datatype="str",
+                max_height=560,
             )
     example.change(take, example, query, api_visibility="private", show_progress="hidden", queue=False)
     button.click(run, query, [rows, said], api_visibility="private", concurrency_limit=4)

@@ -6,11 +6,11 @@ const H = 220;
 const M = { left: 52, right: 12, top: 12, bottom: 28 };
 
 /** Round steps for an axis up to `top`. */
-export function ticks(top) {
+export function ticks(top, whole = false) {
   if (!(top > 0)) return [0, 1];
-  const rough = top / 4;
+  const rough = whole ? Math.max(1, top / 4) : top / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].find((one) => one * power >= rough) * power;
+  const step = [1, 2, whole && power < 10 ? 3 : 2.5, 5, 10].find((one) => one * power >= rough) * power;
   const out = [];
   for (let value = 0; value < top + step * 0.999; value += step) out.push(Number(value.toPrecision(12)));
   return out;
@@ -19,15 +19,15 @@ export function ticks(top) {
 /**
  * Draw a chart.
  *   kind: "bars" (stacked) or "lines". slots: labels of the x axis in order. series: [{name, color, values}] with one
- *   value (or null) for each slot. format: a number as text.
+ *   value (or null) for each slot. format: a number as text. whole: values are counts.
  */
-export function chart({ title, kind, slots, series, format, note = "" }) {
+export function chart({ title, kind, slots, series, format, note = "", whole = false }) {
   const used = series.filter((one) => one.values.some((value) => value));
   const box = h("figure", { class: "f-chart" }, h("figcaption", {}, h("h3", { text: title }), note ? h("p", { class: "f-dim", text: note }) : null));
   if (!used.length) return add(box, h("div", { class: "f-empty small" }, h("p", {}, "Nothing in this time yet. Choose a longer one, or come back after some tasks ended.")));
   const sums = slots.map((_, index) => used.reduce((sum, one) => sum + (one.values[index] ?? 0), 0));
   const top = kind === "bars" ? Math.max(...sums) : Math.max(...used.flatMap((one) => one.values.map((value) => value ?? 0)));
-  const marks = ticks(top);
+  const marks = ticks(top, whole);
   const limit = marks[marks.length - 1];
   const x = (index) => M.left + ((W - M.left - M.right) * (index + 0.5)) / slots.length;
   const y = (value) => H - M.bottom - ((H - M.top - M.bottom) * value) / limit;

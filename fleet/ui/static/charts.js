@@ -50,12 +50,12 @@ export function chartsView() {
     const perRole = (key) => roles.map((role) => ({ name: role, color: color(role), values: slots.map((_, index) => byRun.at(index, (row) => row.role === role).reduce((sum, row) => sum + Number(row[key] ?? 0), 0)) }));
     const of = (key) => slots.map((_, index) => byTask.at(index).map((row) => (row[key] === null ? null : Number(row[key])))[0] ?? null);
     put(grid,
-      chart({ title: "Tasks ended", kind: "bars", slots, format: count, series: [{ name: "succeeded", color: GOOD, values: of("ok") }, { name: "failed", color: BAD, values: of("bad") }, { name: "cancelled", color: "#8c96a3", values: of("gone") }] }),
+      chart({ title: "Tasks ended", kind: "bars", slots, format: count, whole: true, series: [{ name: "succeeded", color: GOOD, values: of("ok") }, { name: "failed", color: BAD, values: of("bad") }, { name: "cancelled", color: "#8c96a3", values: of("gone") }] }),
       chart({ title: "Cost by role", kind: "bars", slots, format: money, series: perRole("usd") }),
       chart({ title: "Waiting time", kind: "lines", slots, format: span, note: "from queued to started", series: [{ name: "median", color: COLORS[0], values: of("wait50") }, { name: "95 of 100 below", color: COLORS[3], values: of("wait95") }] }),
       chart({ title: "Run time", kind: "lines", slots, format: span, note: "the last run of each task", series: [{ name: "median", color: COLORS[0], values: of("run50") }, { name: "95 of 100 below", color: COLORS[3], values: of("run95") }] }),
-      chart({ title: "Tokens by role", kind: "bars", slots, format: count, series: perRole("tokens") }),
-      chart({ title: "Agents at work", kind: "bars", slots, format: count, note: "agents that ended a run in each step", series: perRole("agents") }));
+      chart({ title: "Tokens by role", kind: "bars", slots, format: count, whole: true, series: perRole("tokens") }),
+      chart({ title: "Agents at work", kind: "bars", slots, format: count, whole: true, note: "agents that ended a run in each step", series: perRole("agents") }));
   }
 
   const placed = () => here().get("tab") === "charts" && load();
