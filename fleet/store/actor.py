@@ -160,9 +160,9 @@ class StoreActor:
                         feed.push("setting", {"key": key, "value": value})
                 case EventsOp(written=events, payloads=payloads):
                     size = sum(map(len, payloads)) // max(1, len(payloads))
-                    for event in events:
-                        if event.kind is not EventKind.TRANSCRIPT:
-                            feed.push("event", event, size + 300)
+                    for pair in events:
+                        if pair[0].kind is not EventKind.TRANSCRIPT:
+                            feed.push("event", pair, size + 300)
                 case SettingOp(key=key, value=value):
                     feed.push("setting", {"key": key, "value": value})
         feed.publish()

@@ -30,7 +30,10 @@ class Feed:
         self._changed = asyncio.Event()
 
     def push(self, kind: str, item: Any, size: int = 500) -> None:
-        """Add a change; `publish` tells those who wait."""
+        """Add a change; `publish` tells those who wait.
+
+        An event may come as `(event, id)`: the copy that carries the id is only made for who reads it.
+        """
         self._ring.append((kind, item, size))
         self._bytes += size
         self.position += 1
@@ -74,6 +77,10 @@ class Feed:
         skip = position - first
         found = itertools.islice(self._ring, skip, skip + limit)
         return [
-            FeedItem.model_construct(position=position + number, kind=kind, item=item)  # type: ignore[arg-type]
+            FeedItem.model_construct(position=position + number, kind=kind, item=_finished(item))  # type: ignore[arg-type]
             for number, (kind, item, _) in enumerate(found, start=1)
         ]
+
+
+def _finished(item: Any) -> Any:
+    return item[0].model_copy(update={"id": item[1]}) if isinstance(item, tuple) else item

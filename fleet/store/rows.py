@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, TypeVar
 
+import pydantic_core
 from pydantic import BaseModel
 
 from fleet.models import (
@@ -51,30 +52,12 @@ def clean(text: str) -> str:
     return text
 
 
-def _default(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    return str(value)
-
-
 def to_json(value: Any) -> str:
     """Return JSON that DuckDB takes: no NaN, no lone surrogates."""
     try:
-        return clean(json.dumps(value, ensure_ascii=False, default=_default, allow_nan=False, separators=(",", ":")))
-    except ValueError:
-        return clean(json.dumps(_finite(value), ensure_ascii=False, default=_default, separators=(",", ":")))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+        return pydantic_core.to_json(value, inf_nan_mode="null", serialize_unknown=True).decode()
+    except ValueError:  # A lone surrogate, which no UTF-8 has, or a cycle.
+        return clean(json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":")))
 
 
 def _json_or_none(value: Any) -> str | None:
