@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -19,11 +19,29 @@ from fleet.observability.definitions import DEFINITIONS, Kind, Sample
 from fleet.observability.pump import MetricsPump
 
 log = logging.getLogger("fleet.observability")
+T = TypeVar("T")
 
 
 def configure_logs(part: str, level: str) -> None:
     """Give this Ray worker's log lines their format, on stderr and in Ray's log folder as `fleet-PART.log`."""
     logs.configure(part, level, log_folder())
+
+
+def logged(cls: type[T], part: str, level: str) -> type[T]:
+    """Return a class as this one whose instance first gives its process's log lines their format: for `ray.remote`.
+
+    Args:
+        cls: an actor's plain class.
+        part: see `configure_logs`.
+        level: DEBUG, INFO, WARNING or ERROR.
+    """
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        configure_logs(part, level)
+        cls.__init__(self, *args, **kwargs)
+
+    # Under its own name, which is what the Ray dashboard shows.
+    return type(cls.__name__, (cls,), {"__init__": __init__, "__doc__": cls.__doc__, "__module__": cls.__module__})
 
 
 def log_folder() -> Path | None:

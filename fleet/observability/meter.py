@@ -18,8 +18,8 @@ from fleet.reasons import Reason
 
 REMEMBERED = 100_000
 RATE_LIMITS = frozenset({Reason.RATE_LIMITED, Reason.USAGE_LIMIT})
-ORPHANS_TYPE = "orphans_killed"
-"""Type of the `state` event in which an agent says that its run left processes behind; `payload.count` of them."""
+ORPHANS_TYPE = "swept"
+"""Type of the `state` event in which an agent says that its run left processes behind; `payload.processes` of them."""
 MIB = 1024 * 1024
 
 V = TypeVar("V")
@@ -177,7 +177,7 @@ class Meter:
         if event.kind is EventKind.FRAME:
             out += self._turn(event, role)
         elif event.kind is EventKind.STATE and event.type == ORPHANS_TYPE:
-            out.append(sample("fleet_orphans_killed_total", int(event.payload.get("count", 0)), role=role))
+            out.append(sample("fleet_orphans_killed_total", int(event.payload.get("processes", 0)), role=role))
         return out
 
     def _turn(self, event: Event, role: str) -> list[Sample]:

@@ -142,7 +142,7 @@ def test_events_give_their_lag_and_kinds() -> None:
 
 
 def test_orphans_count_by_their_number() -> None:
-    event = frame(0, "orphans_killed", 1.0, kind=EventKind.STATE, payload={"count": 3})
+    event = frame(0, "swept", 1.0, kind=EventKind.STATE, payload={"processes": 3})
     assert [(s.value, s.tags) for s in fed(Meter(), "event", event) if "orphans" in s.name] == [
         (3.0, (("role", "qa"),))
     ]
