@@ -188,11 +188,6 @@ class FleetAgent:
                 await server.stop()
         await sweep(f"{OWNER_TAG}={self.owner}")
 
-    async def __ray_shutdown__(self) -> None:
-        """Called by Ray when the actor is ended politely."""
-        if not self._stopped:
-            await self.stop()
-
     # Its inside.
 
     async def _do(self, order: RunOrder) -> Outcome:

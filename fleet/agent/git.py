@@ -52,6 +52,7 @@ async def git(
     timeout_s: float = TIMEOUT_S,
     limit_bytes: int | None = None,
     errors: str = "replace",
+    environ: Mapping[str, str] | None = None,
 ) -> str:
     """Run git in a folder and return what it printed.
 
@@ -61,6 +62,7 @@ async def git(
         timeout_s: after which it is killed.
         limit_bytes: more output than this is left out.
         errors: what becomes of bytes that are not UTF-8.
+        environ: what its environment is chosen from; None takes this process's.
 
     Raises:
         GitFailed: it failed, took too long or there is no git.
@@ -71,7 +73,7 @@ async def git(
             *SAFE,
             *arguments,
             cwd=folder,
-            env=git_environment(),
+            env=git_environment(environ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

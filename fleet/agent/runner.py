@@ -291,9 +291,7 @@ class Runner:
             extra["HOME"] = str(home)
         if prepared.repository is not None:
             try:
-                if extra.get("HOME"):
-                    raise GitFailed("a home of its own has no identity")
-                await git(prepared.path, "config", "user.email", timeout_s=10)
+                await git(prepared.path, "config", "user.email", timeout_s=10, environ={**self.around.environ, **extra})
             except GitFailed:
                 name, mail = f"fleet {self.order.role.name}", "fleet@localhost"
                 extra |= {f"GIT_{who}_NAME": name for who in ("AUTHOR", "COMMITTER")}

@@ -13,7 +13,7 @@ from fleet.lifecycle import RunState
 from fleet.models import Usage
 from fleet.reasons import Reason
 
-PRICES: tuple[tuple[str, float, float], ...] = (("opus", 5.0, 25.0), ("haiku", 1.0, 5.0), ("", 3.0, 15.0))
+PRICES: tuple[tuple[str, float, float], ...] = (("opus", 4.0, 20.0), ("haiku", 1.0, 5.0), ("", 3.0, 15.0))
 """Part of a model's name, dollars per million input and output tokens: list prices, only for what a killed process has
 not counted itself. Cache reads cost a tenth of input, cache writes a quarter more."""
 
