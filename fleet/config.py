@@ -32,7 +32,14 @@ BUILTIN_ROLES: dict[str, dict[str, Any]] = {
     },
     "qa_tester": {
         "prompt": "You are a QA engineer focused on test automation, edge cases, and ensuring code reliability.",
-        "tools": ["Read", "Write", "Bash(pytest *)", "Bash(python -m pytest *)", "Bash(python -m unittest *)"],
+        "tools": [
+            "Read",
+            "Write",
+            "Bash(pytest *)",
+            "Bash(python -m pytest *)",
+            "Bash(python -m unittest *)",
+            "Bash(python3 -m unittest *)",
+        ],
         "max_turns": 15,
     },
 }

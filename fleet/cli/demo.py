@@ -111,7 +111,11 @@ def work(api: Api, repository: Path) -> list[dict[str, Any]]:
     """Submit the backlog and show its progress until all of it has ended; return the tasks."""
     from fleet.rehearsal.demo import backlog
 
-    ids = [task["id"] for task in api.submit([spec.model_dump(mode="json") for spec in backlog(repository)])]
+    named: dict[str, str] = {}
+    for name, spec, after in backlog(repository):
+        waiting = spec.model_copy(update={"depends_on": tuple(named[earlier] for earlier in after)})
+        named[name] = api.submit([waiting.model_dump(mode="json")])[0]["id"]
+    ids = list(named.values())
     deadline = time.monotonic() + WAIT_S
     if not out.is_terminal:
         return _work_quietly(api, ids, deadline)
