@@ -68,6 +68,7 @@ def build_asgi(config: FleetConfig, store: Store, router: Router, *, ui: bool = 
     )
     app.state.parts = parts
     app.state.broadcaster = parts.broadcaster
+    app.state.hub = hub
     errors.install(app)
     for routes in (tasks, agents, approvals, fleet, data):
         app.include_router(routes.routes(parts))

@@ -11,7 +11,6 @@ opens without a question to the store.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict, deque
@@ -21,6 +20,7 @@ from typing import Any
 
 from fleet.contracts import Store
 from fleet.errors import FleetError
+from fleet.gateway.waiting import end, wait_event
 from fleet.lifecycle import AgentState, TaskState
 from fleet.models import Activity, AgentInfo, Approval, ApprovalState, Event, FeedItem, Result, Run, Task
 
@@ -92,8 +92,7 @@ class Subscription:
     async def next(self, timeout_s: float | None = None) -> Delivery:
         """Wait for changes and return all there are; an empty delivery when none came in time."""
         if not self._queue and not self._missed and not self._closed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout_s)
+            await wait_event(self._wake, timeout_s)
         delivery = Delivery(tuple(self._queue), self._missed, self._closed)
         self._queue.clear()
         self._missed = 0
@@ -170,11 +169,7 @@ class Broadcaster:
     async def stop(self) -> None:
         """End the loop and every subscription."""
         self._closed = True
-        for task in (self._loop_task, self._counts_task):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        await end(self._loop_task, self._counts_task)
         self._loop_task = self._counts_task = None
         for subscription in self.subscriptions():
             subscription.close()
@@ -186,9 +181,7 @@ class Broadcaster:
 
     async def ready(self, timeout_s: float = 10.0) -> bool:
         """Wait until the overview was read once; False when it was not in time."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
-        return self._ready.is_set()
+        return await wait_event(self._ready, timeout_s)
 
     def subscribe(self, *topics: str, limit: int = QUEUE_LIMIT) -> Subscription:
         """Subscribe to topics: `ALL`, `ROWS`, `of_task(id)`, `of_agent(id)`."""
@@ -217,7 +210,7 @@ class Broadcaster:
 
     async def _follow(self) -> None:
         position: int | None = None
-        while True:
+        while not self._closed:
             try:
                 if position is None:
                     position = await self._begin()
@@ -341,8 +334,7 @@ class Broadcaster:
     async def _count(self) -> None:
         """Read the figures anew after changes, at most every `COUNTS_EVERY_S`, and at midnight's turn within 30 s."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._counts_due.wait(), 30.0)
+            await wait_event(self._counts_due, 30.0)
             self._counts_due.clear()
             began = time.monotonic()
             try:

@@ -14,7 +14,6 @@ a change, and 700 comparisons four times a second cost nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
@@ -24,6 +23,7 @@ from typing import Any
 from fleet.errors import FleetError
 from fleet.gateway.parts import Parts, dump
 from fleet.gateway.views import brief, card_of, figures
+from fleet.gateway.waiting import end, wait_event
 from fleet.models import iso
 
 log = logging.getLogger("fleet.gateway")
@@ -65,8 +65,7 @@ class Viewer:
     async def next(self, timeout_s: float) -> str | None:
         """Return the next message, None when there is none or a snapshot is due."""
         if not self._queue and not self.stale and not self.closed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout_s)
+            await wait_event(self._wake, timeout_s)
         self._wake.clear()
         return self._queue.popleft() if self._queue and not self.stale else None
 
@@ -100,11 +99,8 @@ class Hub:
         """Close every viewer and end."""
         for viewer in list(self._viewers):
             viewer.close()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await end(self._task)
+        self._task = None
 
     async def snapshot(self) -> str:
         """Return the message that begins a socket."""

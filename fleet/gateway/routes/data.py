@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
+from datetime import date, datetime
+from datetime import time as clock
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from fleet.errors import Forbidden, InvalidInput, NotFound
@@ -22,7 +26,6 @@ ROWS_DEFAULT = 10_000
 ROWS_ARROW = 1_000_000
 OPEN_SETTINGS = ("templates", "queries", "ui")
 """Keys (or first words before a colon) that people may write; the others are the router's."""
-ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def routes(parts: Parts) -> APIRouter:
@@ -175,16 +178,23 @@ def routes(parts: Parts) -> APIRouter:
 
 
 def _json(value: Any, status: int = 200) -> JSONResponse:
-    """Answer with what DuckDB gives: dates, decimals, bytes and NaN among it."""
-    return JSONResponse(_finite(ANYTHING.dump_python(value, mode="json", fallback=str)), status)
+    return JSONResponse(plain(value), status)
 
 
-def _finite(value: Any) -> Any:
-    """NaN and infinities are no JSON: they become text."""
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+def plain(value: Any) -> Any:
+    """Return JSON values of what DuckDB gives: dates as ISO 8601, bytes as hex, NaN, decimals and others as text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, datetime | date | clock):
+        return value.isoformat()
+    return str(value)

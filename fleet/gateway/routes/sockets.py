@@ -23,6 +23,7 @@ from fleet.gateway.parts import Parts, dump
 from fleet.gateway.streams import Chunk, Wish, watch
 from fleet.gateway.validate import check_prompt
 from fleet.gateway.views import brief, card_of
+from fleet.gateway.waiting import end
 from fleet.models import AgentInfo, Task
 
 CLOSE_NORMAL = 1000
@@ -142,9 +143,7 @@ async def _until_gone(socket: WebSocket, write: Callable[[], Awaitable[None]], a
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
     for task in done:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error

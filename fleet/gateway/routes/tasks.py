@@ -168,20 +168,18 @@ def routes(parts: Parts) -> APIRouter:
     @router.post("/tasks:wait")
     async def wait_many(body: WaitMany) -> JSONResponse:
         """Return those of the tasks that are final, as soon as there is one; none after `timeout_s`."""
-        final = await _wait(list(dict.fromkeys(body.ids)), body.timeout_s)
-        return JSONResponse({"items": [explained(task) for task in await _tasks(final)]})
+        return _many(await _wait(list(dict.fromkeys(body.ids)), body.timeout_s))
 
-    async def _wait(ids: list[str], timeout_s: float) -> list[str]:
-        """Return the ids whose tasks are final; subscribed before asked, so that no change falls in between."""
+    async def _wait(ids: list[str], timeout_s: float) -> list[Task]:
+        """Return the tasks that are final; subscribed before asked, so that no change falls in between."""
         deadline = time.monotonic() + timeout_s
         with parts.broadcaster.subscribe(*map(of_task, ids)) as subscription:
             while True:
                 known = {task_id: parts.broadcaster.state_of(task_id) for task_id in ids}
-                asked = await _tasks([task_id for task_id, state in known.items() if state is None])
-                known |= {task.id: task.state for task in asked}
-                final = [task_id for task_id in ids if (state := known[task_id]) is not None and state.final]
-                left = deadline - time.monotonic()
-                if final or left <= 0:
+                # What is remembered may lag behind the store by a moment, e.g. after a retry: the store decides.
+                asked = await _tasks([task_id for task_id, state in known.items() if state is None or state.final])
+                final = [task for task in asked if task.state.final]
+                if final or deadline <= time.monotonic():
                     return final
                 while (left := deadline - time.monotonic()) > 0:
                     delivery = await subscription.next(left)
