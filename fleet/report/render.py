@@ -101,7 +101,7 @@ def _sections(report: Report) -> list[tuple[str, str, list[str], list[list[str]]
         (
             "What failed, and what to do",
             "" if failures else "Nothing failed.",
-            ["role", "reason", "tasks", "runs retried", "what happened", "what to do", "newest tasks", "it said"],
+            ["role", "reason", "tasks", "runs tried again", "what happened", "what to do", "newest tasks", "it said"],
             failures,
         ),
         (
@@ -149,6 +149,10 @@ def _cut(text: str) -> str:
     return line if len(line) <= DETAIL_LIMIT else line[: DETAIL_LIMIT - 1] + "…"
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 def _title(report: Report) -> str:
     span = duration(report.until - report.since)
     return f"fleet report: {iso(report.since)[:16]}Z to {iso(report.until)[:16]}Z ({span})"
@@ -163,8 +167,9 @@ def to_text(report: Report) -> str:
             out.append(f"  {sentence}")
         if title.startswith("What failed"):
             for one in report.failures:
-                retried = f", {one.retried} runs retried" if one.retried else ""
-                out.append(f"  {one.role}: {one.reason} ({one.final} tasks{retried})")
+                counts = [_count(one.final, "task")] if one.final else []
+                counts += [f"{_count(one.retried, 'run')} tried again"] if one.retried else []
+                out.append(f"  {one.role}: {one.reason} ({', '.join(counts)})")
                 out.append(f"    {one.sentence} {one.remedy}")
                 if one.detail:
                     out.append(f"    it said: {_cut(one.detail)}")
