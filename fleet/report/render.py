@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -10,6 +11,10 @@ from fleet.models import iso
 from fleet.report.build import Report
 
 DETAIL_LIMIT = 160
+NUMBER = re.compile(r"|–|\$?[\d,.]+%?( (s|min|h|d)( \d+ (s|min|h))?| to \d+%)?")
+"""A cell that stands on the right: a count, money, a share, a duration, an interval, or nothing."""
+WHOLE = frozenset({"task", "newest tasks"})
+"""Columns whose cells are not broken: ids."""
 
 
 def duration(seconds: float | None) -> str:
@@ -72,7 +77,7 @@ def _sections(report: Report) -> list[tuple[str, str, list[str], list[list[str]]
             str(one.retried),
             one.sentence,
             one.remedy,
-            " ".join(one.examples),
+            "\n".join(one.examples),
             _cut(one.detail),
         ]
         for one in report.failures
@@ -194,7 +199,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _number(cell: str) -> bool:
-    return not cell or cell[0] in "$0123456789–"
+    return NUMBER.fullmatch(cell) is not None
 
 
 STYLE = """
@@ -204,7 +209,7 @@ h1 { font-size: 1.4rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 500; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
-th.n { text-align: right; } p { margin: .3rem 0; } .soft { color: var(--soft); }
+th.n { text-align: right; } td.id { white-space: pre; } p { margin: .3rem 0; } .soft { color: var(--soft); }
 svg text { fill: currentColor; font-size: 11px; }
 """
 
@@ -231,7 +236,10 @@ def to_html(report: Report) -> str:
 
 
 def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    marks = [' class="n"' if all(_number(row[n]) for row in rows) else "" for n in range(len(headings))]
+    marks = [
+        ' class="n"' if all(_number(row[n]) for row in rows) else ' class="id"' if heading in WHOLE else ""
+        for n, heading in enumerate(headings)
+    ]
     head = "".join(f"<th{mark}>{escape(cell)}</th>" for cell, mark in zip(headings, marks, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{mark}>{escape(cell)}</td>" for cell, mark in zip(row, marks, strict=True)) + "</tr>"
