@@ -8,7 +8,7 @@ requests); they are counted by the ids of the tool calls that the scripts themse
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 CALL_ID = re.compile(r"^toolu_o(\d+)s(\d+)([a-z]*)_")
@@ -30,6 +30,7 @@ class Call:
         text: what came back, as text.
         failed: whether the tool said it is an error.
         interrupted: whether nobody knows what it did.
+        position: its place among the calls of the conversation.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Call:
     text: str = ""
     failed: bool = False
     interrupted: bool = False
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Conversation:
         remarks_now: those that came after the last result, not answered yet.
         system: the system prompt.
         tools: names of the tools offered.
+        moved_at: how many calls there were when the conversation was last told that it was cut off; None: never.
     """
 
     order: str
@@ -62,9 +65,7 @@ class Conversation:
     remarks_now: tuple[str, ...] = ()
     system: str = ""
     tools: frozenset[str] = frozenset()
-    moved: bool = False
-    schema: dict[str, Any] | None = None
-    earlier: tuple[str, ...] = field(default=())
+    moved_at: int | None = None
 
     def call(self, step: int, kind: str = "") -> Call | None:
         """Return the last call of a step, None when it was not made."""
@@ -93,7 +94,7 @@ def read(body: dict[str, Any]) -> Conversation:
     remarks_now: list[str] = []
     pending: dict[str, dict[str, Any]] = {}
     calls: list[Call] = []
-    moved = False
+    moved_at: int | None = None
     working = False
     for message in body.get("messages", []):
         content = message.get("content")
@@ -113,21 +114,23 @@ def read(body: dict[str, Any]) -> Conversation:
             continue
         for block in blocks:
             if block.get("type") == "tool_result":
-                call = _call(pending.pop(block.get("tool_use_id", ""), None), block)
+                call = _call(pending.pop(block.get("tool_use_id", ""), None), block, len(calls))
                 if call is not None:
                     calls.append(call)
             elif block.get("type") == "text":
                 said = str(block["text"]).strip()
+                if said.startswith("[Request interrupted"):
+                    working = False
                 if not said or said.startswith(IGNORED):
                     continue
                 if said.startswith(CONTINUES) and orders:
-                    moved, working = True, True
+                    moved_at, working = len(calls), True
                 elif working:
                     remarks.append(said)
                     remarks_now.append(said)
                 else:
                     orders.append(said)
-                    calls, remarks, remarks_now, working, moved = [], [], [], True, False
+                    calls, remarks, remarks_now, working, moved_at = [], [], [], True, None
     number = max(len(orders) - 1, 0)
     system = text_of(body.get("system"))
     return Conversation(
@@ -138,12 +141,11 @@ def read(body: dict[str, Any]) -> Conversation:
         remarks_now=tuple(remarks_now),
         system=system,
         tools=frozenset(tool.get("name", "") for tool in body.get("tools", [])),
-        moved=moved,
-        earlier=tuple(orders[:-1]),
+        moved_at=moved_at,
     )
 
 
-def _call(used: dict[str, Any] | None, result: dict[str, Any]) -> Call | None:
+def _call(used: dict[str, Any] | None, result: dict[str, Any], position: int) -> Call | None:
     if used is None or (found := CALL_ID.match(used["id"])) is None:
         return None
     text = text_of(result.get("content"))
@@ -155,4 +157,5 @@ def _call(used: dict[str, Any] | None, result: dict[str, Any]) -> Call | None:
         text=text,
         failed=bool(result.get("is_error")),
         interrupted=text.startswith(INTERRUPTED),
+        position=position,
     )

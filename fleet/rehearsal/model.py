@@ -13,6 +13,7 @@ from fleet.rehearsal import conversation
 from fleet.rehearsal.conversation import Conversation
 from fleet.rehearsal.scripts import directives, plain
 from fleet.rehearsal.scripts.demo import script_for
+from fleet.rehearsal.scripts.progress import Next
 from fleet.rehearsal.scripts.steps import Say, Step, Use
 
 BYTES_PER_TOKEN = 4
@@ -21,20 +22,22 @@ BYTES_PER_TOKEN = 4
 def decide(body: dict[str, Any]) -> tuple[Conversation, Step]:
     """Return the conversation of a request and the step that follows."""
     talk = conversation.read(body)
-    found = directives.parse(talk.order)
-    if found:
-        return talk, directives.next_step(found, talk)
-    if (script := script_for(talk)) is not None:
-        return talk, script(talk)
-    return talk, plain.next_step(talk)
+    if orders := directives.parse(talk.order):
+        return talk, directives.next_step(orders, talk)
+    try:
+        return talk, (script_for(talk) or plain.answer)(talk)
+    except Next as found:
+        return talk, found.use
 
 
 def content_of(talk: Conversation, step: Say | Use, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the content blocks of the answer."""
+    """Return the content blocks of the answer; what somebody said meanwhile is acknowledged in it."""
+    heard = "".join(f"You said: {text[:300]}\n" for text in talk.remarks_now)
     if isinstance(step, Say):
         structured = _structured(body, step)
-        return [structured] if structured else [{"type": "text", "text": step.text}]
-    blocks: list[dict[str, Any]] = [{"type": "text", "text": step.text}] if step.text else []
+        return [structured] if structured else [{"type": "text", "text": heard + step.text}]
+    text = (heard + step.text).strip()
+    blocks: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
     nonce = hashlib.sha256(json.dumps(body.get("messages", [])[-1:], sort_keys=True).encode()).hexdigest()[:10]
     name = f"toolu_o{talk.order_number}s{step.step}{step.kind}_{nonce}{len(body.get('messages', []))}"
     return [*blocks, {"type": "tool_use", "id": name, "name": step.tool, "input": step.input}]

@@ -81,11 +81,7 @@ def _first(number: int, directive: Directive, talk: Conversation, delay: float) 
     if directive.verb == "edit" and talk.call(number, "r") is None:
         path = directive.argument.split("|")[0].strip()
         return Use(number, "Read", {"file_path": path}, f"I read {path} first.", "r", delay)
-    return _use(number, directive, _acknowledge(talk), delay)
-
-
-def _acknowledge(talk: Conversation) -> str:
-    return " ".join(f"You said: {text[:300]}." for text in talk.remarks_now)
+    return _use(number, directive, "", delay)
 
 
 def _use(number: int, directive: Directive, text: str = "", delay: float = 0.0) -> Use:

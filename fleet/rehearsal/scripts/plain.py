@@ -5,26 +5,33 @@ from __future__ import annotations
 import re
 
 from fleet.rehearsal.conversation import Conversation
-from fleet.rehearsal.scripts.steps import Say, Step, Use
+from fleet.rehearsal.scripts.progress import Progress, plain
+from fleet.rehearsal.scripts.steps import Say
+
+FILE_NAME = re.compile(r"^(\w[\w.-]*\.(?:py|md|txt|toml|json|js|rst))$", re.M)
 
 
-def next_step(talk: Conversation) -> Step:
-    """Return what follows: list the folder, read a file that is there, answer."""
-    if "Bash" in talk.tools:
-        listed = talk.call(0)
-        if listed is None:
-            command = "git log --oneline -5" if "reviewer" in talk.system else "ls"
-            return Use(0, "Bash", {"command": command, "description": "Look around"}, "I look around first.")
-        file = next(iter(re.findall(r"^(\w[\w.-]*\.(?:py|md|txt|toml|js))$", listed.text, re.M)), None)
-        if "Read" in talk.tools and file is not None:
-            read = talk.call(1)
-            if read is None:
-                return Use(1, "Read", {"file_path": file}, f"There is {file}; I read it.")
-            return Say(_answer(talk, f"I read {file} ({len(read.text.splitlines())} lines)."))
-        return Say(_answer(talk, f"I saw: {listed.text.strip()[:300] or 'an empty folder'}."))
-    return Say(_answer(talk, "I have no tool to look around with."))
+def answer(talk: Conversation) -> Say:
+    """List the folder, read a file that is there, and say what was seen."""
+    do = Progress(talk)
+    if "Bash" not in talk.tools:
+        return Say(_said(talk, "I have no tool to look around with."))
+    git = "code reviewer" in talk.system
+    listed = do.bash(0, "git log --oneline -5" if git else "ls", "I look around first.")
+    seen = listed.text.strip()[:300] or "nothing"
+    if listed.failed:
+        return Say(_said(talk, f"I could not look around: {seen}."))
+    name = FILE_NAME.search(listed.text)
+    if "Read" not in talk.tools or name is None:
+        return Say(_said(talk, f"I saw: {seen}."))
+    read = do.read(1, name[1], f"There is {name[1]}; I read it.")
+    if read.failed:
+        return Say(_said(talk, f"I saw: {seen}. I could not read {name[1]}: {read.text.strip()[:200]}."))
+    lines = plain(read.text).splitlines()
+    first = next((line.strip() for line in lines if line.strip()), "it is empty")
+    return Say(_said(talk, f"I saw: {seen}.\nI read {name[1]} ({len(lines)} lines); it begins: {first[:200]}"))
 
 
-def _answer(talk: Conversation, seen: str) -> str:
-    said = f" You said: {'; '.join(talk.remarks)[:400]}." if talk.remarks else ""
-    return f"Asked: {talk.order[:200]}\n{seen}{said}\nThis answer was rehearsed; no model thought about it."
+def _said(talk: Conversation, seen: str) -> str:
+    asked = " ".join(talk.order.split())[:200]
+    return f"You asked: {asked}\n{seen}\nThis answer was rehearsed; no model thought about it."
