@@ -26,7 +26,7 @@ from fleet.errors import FleetError, InvalidInput, StaleEpoch, StartFailed, Stor
 from fleet.lifecycle import RunState
 from fleet.models import AgentInfo, Approval, Batch, Event, EventKind, Result, RoleState, RouterState, Run, Task
 from fleet.store import rows
-from fleet.store.messages import Calls, messages_of, session_of
+from fleet.store.messages import INPUT_LIMIT, Calls, messages_of, session_of
 
 log = logging.getLogger("fleet.store")
 T = TypeVar("T")
@@ -44,6 +44,8 @@ TEMP_LIMIT = "4GB"
 """What queries may spill to disk."""
 RUNS_KEPT = 20_000
 """Runs whose last `seq` is kept in memory; older ones are read again when needed."""
+NODE_EVERY_S = 30.0
+"""How often a node's row follows its agents."""
 CHECKPOINT_BYTES = 128 * 2**20
 """WAL after which a checkpoint is due. At 16 MiB, DuckDB's default, commits stalled for 0.2 s every 93,000 rows; 180 MB
 take 0.5 s to replay."""
@@ -65,6 +67,7 @@ MESSAGE_TABLE = (
     "tool",
     "tool_use_id",
     "path",
+    "input",
     "failed",
     "seconds",
     "text",
@@ -298,6 +301,7 @@ class Database:
         self.next_event = con.execute("SELECT coalesce(max(id), 0) + 1 FROM event").fetchall()[0][0]
         self.next_transition = con.execute("SELECT coalesce(max(id), 0) + 1 FROM transition").fetchall()[0][0]
         self._marks: OrderedDict[str, _Mark] = OrderedDict()
+        self._nodes_written: dict[str, float] = {}
         running = con.execute("SELECT id, role, first_event FROM run WHERE state = 'running'").fetchall()
         if running:
             low = min(row[2] for row in running)
@@ -310,6 +314,7 @@ class Database:
             )
             for run_id, role, first in running:
                 self._marks[run_id] = _Mark(role, seqs.get(run_id, -1), first)
+            self._load_calls(low)
         self._appenders = {
             "task": con.appender("task", columns=list(rows.TASK.columns), action="upsert"),
             "event": con.appender("event", columns=list(EVENT_TABLE)),
@@ -321,6 +326,19 @@ class Database:
         for table in KEYED:
             columns = [*table.columns, "first_event"] if table is rows.RUN else list(table.columns)
             self._appenders[table.name] = con.appender(table.name, columns=columns)
+
+    def _load_calls(self, low: int) -> None:
+        """Know the tool calls under way, so that an answer that comes after a restart still names its tool."""
+        found = self._con.execute(
+            "SELECT run_id, tool_use_id, tool, path, text, time FROM message AS call WHERE event_id >= $low "
+            "AND kind = 'tool_use' AND run_id IN (SELECT unnest($ids)) AND NOT EXISTS (FROM message AS answer WHERE "
+            "answer.event_id >= $low AND answer.kind = 'tool_result' AND answer.run_id = call.run_id "
+            "AND answer.tool_use_id = call.tool_use_id) ORDER BY event_id",
+            {"low": low, "ids": list(self._marks)},
+        ).fetchall()
+        for run_id, call_id, tool, path, text, when in found:
+            began = rows.seconds_of(when) or 0.0
+            self._marks[run_id].calls.open[call_id] = (tool, path, text[:INPUT_LIMIT], began)
 
     def close(self) -> None:
         """Close the file, with a checkpoint where that is possible."""
@@ -443,8 +461,8 @@ class Database:
         group.refusals.extend(refusals)
         group.settings.update(settings)
         for agent in batch.agents:
-            if agent.node and agent.node not in group.nodes:
-                group.nodes[agent.node] = (agent.updated_at, None)
+            if agent.node and agent.updated_at - self._nodes_written.get(agent.node, 0.0) > NODE_EVERY_S:
+                group.nodes.setdefault(agent.node, (agent.updated_at, None))
 
     def _mark_of_run(self, group: _Group, run: Run, fresh: set[str]) -> _Mark:
         mark = group.marks.get(run.id) or self._marks.get(run.id)
@@ -514,6 +532,7 @@ class Database:
                             item.tool and rows.clean(item.tool),
                             item.tool_use_id and rows.clean(item.tool_use_id),
                             item.path and rows.clean(item.path),
+                            item.input and rows.clean(item.input),
                             item.failed,
                             item.seconds,
                             text,
@@ -592,6 +611,7 @@ class Database:
             mark.last_seq = group.seqs.get(run_id, mark.last_seq)
             self._marks[run_id] = mark
             self._marks.move_to_end(run_id)
+        self._nodes_written.update({name: at for name, (at, _) in group.nodes.items()})
         while len(self._marks) > RUNS_KEPT:
             self._marks.popitem(last=False)
 

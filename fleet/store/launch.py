@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fleet.config import FleetConfig
 from fleet.contracts import NAMESPACE, STORE_NAME
 from fleet.errors import FleetError
+from fleet.observability.launch import logged
 from fleet.store.actor import StoreActor
 
 log = logging.getLogger("fleet.store")
@@ -45,7 +46,7 @@ def launch_store(config: FleetConfig) -> Any:
     """
     node = ray.get_runtime_context().get_node_id()
     return (
-        ray.remote(Store)
+        ray.remote(logged(Store, "store", config.log_level))
         .options(
             name=STORE_NAME,
             namespace=NAMESPACE,

@@ -11,6 +11,8 @@ from fleet.models import Event, EventKind
 
 TEXT_LIMIT = 8000
 """Characters of a message that are kept for the search; the event has all of it."""
+INPUT_LIMIT = 2000
+"""Characters of a call that are kept with its answer."""
 OPEN_CALLS_LIMIT = 256
 """Calls of a run whose answers are awaited; a run has a handful at once, so more means that answers never came."""
 
@@ -25,15 +27,16 @@ class Message:
     tool: str | None = None
     tool_use_id: str | None = None
     path: str | None = None
+    input: str | None = None
     failed: bool | None = None
     seconds: float | None = None
 
 
 @dataclass(slots=True)
 class Calls:
-    """The open tool calls of a run: id → (tool, path, when)."""
+    """The open tool calls of a run: id → (tool, path, input, when)."""
 
-    open: dict[str, tuple[str, str | None, float]] = field(default_factory=dict)
+    open: dict[str, tuple[str, str | None, str, float]] = field(default_factory=dict)
 
 
 def messages_of(event: Event, calls: Calls) -> Iterator[Message]:
@@ -65,11 +68,11 @@ def _assistant(payload: dict[str, Any], calls: Calls, at: float) -> Iterator[Mes
         elif kind == "tool_use":
             given = block.get("input")
             tool, call_id = str(block.get("name")), str(block.get("id"))
-            path = _path(given)
+            path, text = _path(given), _call_text(given)
             if len(calls.open) >= OPEN_CALLS_LIMIT:
                 calls.open.pop(next(iter(calls.open)))
-            calls.open[call_id] = (tool, path, at)
-            yield Message("assistant", "tool_use", _call_text(given), tool, call_id, path)
+            calls.open[call_id] = (tool, path, text[:INPUT_LIMIT], at)
+            yield Message("assistant", "tool_use", text, tool, call_id, path)
 
 
 def _user(payload: dict[str, Any], calls: Calls, at: float) -> Iterator[Message]:
@@ -81,10 +84,11 @@ def _user(payload: dict[str, Any], calls: Calls, at: float) -> Iterator[Message]
     for block in _blocks(payload):
         if block.get("type") == "tool_result":
             call_id = str(block.get("tool_use_id"))
-            tool, path, began = calls.open.pop(call_id, (None, None, None))
+            tool, path, given, began = calls.open.pop(call_id, (None, None, None, None))
             seconds = None if began is None else max(0.0, at - began)
             failed = bool(block.get("is_error"))
-            yield Message("tool", "tool_result", _text(block.get("content")), tool, call_id, path, failed, seconds)
+            text = _text(block.get("content"))
+            yield Message("tool", "tool_result", text, tool, call_id, path, given, failed, seconds)
         elif block.get("type") == "text":
             yield Message("user", "text", _text(block.get("text")))
 

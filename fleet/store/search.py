@@ -55,11 +55,19 @@ def search(
     high, stretch = database.next_event, FIRST_STRETCH
     while high > 0 and len(found) < limit:
         low = max(0, high - stretch)
-        found += database.read(
-            "SELECT task_id, run_id, event_id, time, role, kind, tool, path, text, agent_id FROM message "
-            f"WHERE event_id >= $low AND event_id < $high{clause} ORDER BY event_id DESC LIMIT $n",
+        # First the ids alone: the scan then reads no column but those it looks into.
+        ids = database.read(
+            f"SELECT event_id FROM message WHERE event_id >= $low AND event_id < $high{clause} "
+            "ORDER BY event_id DESC LIMIT $n",
             {**params, "low": low, "high": high, "n": limit - len(found)},
         )
+        if ids:
+            found += database.read(
+                "SELECT task_id, run_id, event_id, time, role, kind, tool, path, text, agent_id FROM message "
+                f"WHERE event_id >= $low AND event_id <= $high AND event_id IN (SELECT unnest($ids)){clause} "
+                "ORDER BY event_id DESC LIMIT $n",
+                {**params, "low": ids[-1][0], "high": ids[0][0], "ids": [row[0] for row in ids], "n": len(ids)},
+            )
         high, stretch = low, stretch * 4
     states = dict(
         database.read(

@@ -218,6 +218,8 @@ async def test_an_export_of_another_store_is_not_mixed_in(store: StoreActor, tmp
 
 async def test_the_reference_names_every_column_and_its_examples_run(store: StoreActor) -> None:
     page = docs.reference()
+    committed = Path(__file__).parents[2] / "docs" / "tables.md"
+    assert committed.read_text() == page, "make it again: python -m fleet.store.docs > docs/tables.md"
     described = {relation.name: [name for name, _ in relation.columns] for relation in docs.relations()}
     rows = (
         await store.sql(
@@ -249,6 +251,52 @@ async def test_the_reference_names_every_column_and_its_examples_run(store: Stor
 async def test_tool_calls_have_their_answers(store: StoreActor) -> None:
     found = await store.sql("SELECT tool, input, output, failed, seconds FROM tool_calls")
     assert found.rows == (("Bash", "ls", "a.py", True, 1.0),) * 3
+
+
+async def test_an_answer_that_comes_after_a_restart_names_its_tool(tmp_path: Path) -> None:
+    path = str(tmp_path / "fleet.duckdb")
+    store = StoreActor(path)
+    epoch = (await store.open_epoch("test")).epoch
+    run = Run(id="r", task_id="t", number=1, role="x", agent_id="a", incarnation=1, epoch=epoch, started_at=NOW)
+    await store.commit(epoch, Batch(runs=(run,)))
+
+    def frame(seq: int, type: str, *blocks: dict[str, object]) -> Event:
+        return Event(
+            run_id="r",
+            task_id="t",
+            agent_id="a",
+            seq=seq,
+            at=NOW + seq,
+            kind=EventKind.FRAME,
+            type=type,
+            payload={"message": {"content": list(blocks)}},
+        )
+
+    await store.append_events(
+        [frame(0, "assistant", {"type": "tool_use", "id": "u", "name": "Edit", "input": {"file_path": "/a.py"}})]
+    )
+    await store.close()
+    store = StoreActor(path)
+    await store.append_events([frame(4, "user", {"type": "tool_result", "tool_use_id": "u", "content": "done"})])
+    found = await store.sql("SELECT tool, path, input, output, seconds FROM tool_calls")
+    assert found.rows == (("Edit", "/a.py", '{"file_path": "/a.py"}', "done", 4.0),)
+    await store.close()
+
+
+async def test_a_tool_result_of_20_mb_is_kept_whole(store: StoreActor) -> None:
+    huge = Event(
+        run_id="r-0",
+        task_id="t-0",
+        agent_id="a",
+        seq=100,
+        at=NOW,
+        kind=EventKind.FRAME,
+        type="user",
+        payload={"message": {"content": [{"type": "tool_result", "tool_use_id": "u", "content": "é" * 20_000_000}]}},
+    )
+    assert await store.append_events([huge]) == 100
+    [found] = await store.events(run_id="r-0", after=0, newest=True, limit=1)
+    assert found.payload == huge.payload
 
 
 def test_an_older_program_refuses_a_newer_file(tmp_path: Path) -> None:

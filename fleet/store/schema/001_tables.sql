@@ -96,6 +96,7 @@ CREATE TABLE message (
     tool VARCHAR, -- The tool that was called, or that answered.
     tool_use_id VARCHAR, -- Joins a call and its answer.
     path VARCHAR, -- The file the call names.
+    input VARCHAR, -- With a tool's answer, what it was called with, cut at 2,000 characters.
     failed BOOLEAN, -- Whether a tool's answer is an error.
     seconds DOUBLE, -- How long the tool took, in seconds, where the call was seen.
     text VARCHAR, -- What was said, cut at 8,000 characters.

@@ -77,24 +77,22 @@ CREATE VIEW events AS SELECT
     payload -- The event itself as JSON; for a frame as Claude Code sent it.
 FROM event WHERE kind <> 'transcript';
 
--- Every call of a tool with its answer.
+-- Every call of a tool that was answered. Calls without an answer are the messages of kind `tool_use`.
 -- Example: SELECT tool, count(*) AS calls, count(*) FILTER (failed) AS failed, round(avg(seconds), 2) AS seconds FROM tool_calls GROUP BY tool ORDER BY calls DESC
 CREATE VIEW tool_calls AS SELECT
-    call.event_id, -- The event of the call.
-    call.run_id, -- The run.
-    call.task_id, -- The task.
-    call.agent_id, -- The agent.
-    call.role, -- The role.
-    call.time, -- When it was called.
-    call.tool, -- The tool.
-    call.path, -- The file it names.
-    call.text AS input, -- The call: a command, or the input as JSON.
-    answer.text AS output, -- What the tool answered, cut at 8,000 characters; nothing when it never did.
-    answer.failed, -- Whether the answer is an error.
-    answer.seconds -- How long it took, in seconds.
-FROM message AS call LEFT JOIN message AS answer
-    ON answer.kind = 'tool_result' AND answer.run_id = call.run_id AND answer.tool_use_id = call.tool_use_id
-WHERE call.kind = 'tool_use';
+    event_id, -- The event of the answer.
+    run_id, -- The run.
+    task_id, -- The task.
+    agent_id, -- The agent.
+    role, -- The role.
+    time, -- When it was answered.
+    tool, -- The tool.
+    path, -- The file the call names.
+    input, -- The call: a command, or the input as JSON, cut at 2,000 characters.
+    text AS output, -- What the tool answered, cut at 8,000 characters.
+    failed, -- Whether the answer is an error.
+    seconds -- How long it took, in seconds.
+FROM message WHERE kind = 'tool_result';
 
 -- What was said in every run: texts, thoughts, calls of tools and their answers.
 -- Example: SELECT time, task_id, text FROM messages WHERE kind = 'result' ORDER BY event_id DESC LIMIT 20
