@@ -11,6 +11,7 @@ from fleet.agent.actor import FleetAgent
 from fleet.config import FleetConfig
 from fleet.contracts import AGENT_PREFIX, NAMESPACE
 from fleet.models import Role
+from fleet.observability.launch import logged
 
 MIB = 1024 * 1024
 
@@ -44,4 +45,5 @@ def launch_agent(config: FleetConfig, role: Role, agent_id: str, incarnation: in
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
     elif role.spread:
         options["scheduling_strategy"] = "SPREAD"
-    return ray.remote(FleetAgent).options(**options).remote(config, role, agent_id, incarnation)
+    actor = logged(FleetAgent, f"agent-{agent_id}", config.log_level)
+    return ray.remote(actor).options(**options).remote(config, role, agent_id, incarnation)

@@ -10,6 +10,7 @@ from ray import serve
 from fleet.config import FleetConfig
 from fleet.contracts import GATEWAY_DEPLOYMENT, ROUTER_DEPLOYMENT
 from fleet.gateway.app import Gateway
+from fleet.observability.launch import configure_logs
 from fleet.router.deployment import Router
 
 ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
@@ -43,6 +44,7 @@ class _Router(Router):
     """The router in its replica."""
 
     def __init__(self, config: FleetConfig) -> None:
+        configure_logs("router", config.log_level)
         keep_replica_on_loopback()
         super().__init__(config)
 
@@ -51,6 +53,7 @@ class _Gateway(Gateway):
     """The gateway, bound to the router's handle so that Serve deploys the router with it."""
 
     def __init__(self, config: FleetConfig, router: object) -> None:
+        configure_logs("gateway", config.log_level)
         keep_replica_on_loopback()
         super().__init__(config)
 

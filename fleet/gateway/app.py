@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -16,11 +17,11 @@ from fleet.config import FleetConfig
 from fleet.contracts import Router, Store
 from fleet.gateway import docs, errors
 from fleet.gateway.auth import Guard, allowed_names, ensure_token
-from fleet.gateway.broadcaster import Broadcaster
+from fleet.gateway.broadcaster import ALL, Broadcaster
 from fleet.gateway.hub import Hub
 from fleet.gateway.parts import Parts
 from fleet.gateway.routes import agents, approvals, data, fleet, sockets, tasks
-from fleet.models import AgentInfo, Approval, Event, Model, NodeInfo, Result, Run, Task, TaskSpec
+from fleet.models import AgentInfo, Approval, Event, FeedItem, Model, NodeInfo, Result, Run, Task, TaskSpec
 
 log = logging.getLogger("fleet.gateway")
 
@@ -33,7 +34,14 @@ WebSockets: /api/ws (overview; ?agent=ID or ?task=ID for a transcript), /api/age
 """
 
 
-def build_asgi(config: FleetConfig, store: Store, router: Router, *, ui: bool = True) -> FastAPI:
+Changes = Callable[[], Awaitable[Sequence[FeedItem] | None]]
+"""Waits for the next changes of the feed; None says that some went by."""
+StartMetrics = Callable[[Store, Changes], asyncio.Task[None]]
+
+
+def build_asgi(
+    config: FleetConfig, store: Store, router: Router, *, ui: bool = True, metrics: StartMetrics | None = None
+) -> FastAPI:
     """Assemble the app; pure but for the token file.
 
     Args:
@@ -41,6 +49,7 @@ def build_asgi(config: FleetConfig, store: Store, router: Router, *, ui: bool = 
         store: the store, or its proxy.
         router: the router, or its proxy.
         ui: whether the control room is served under `/ui`.
+        metrics: starts what counts the changes of the broadcaster's feed.
 
     Returns:
         The app. Its lifespan runs the broadcaster (`app.state.broadcaster`).
@@ -52,9 +61,13 @@ def build_asgi(config: FleetConfig, store: Store, router: Router, *, ui: bool = 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await parts.broadcaster.start()
+        counting = metrics(store, _changes(parts.broadcaster)) if metrics else None
         try:
             yield
         finally:
+            if counting is not None:
+                counting.cancel()
+                await asyncio.wait([counting])
             await hub.stop()
             await parts.broadcaster.stop()
 
@@ -87,6 +100,19 @@ def build_asgi(config: FleetConfig, store: Store, router: Router, *, ui: bool = 
     # Added last, so it stands in front of everything, Gradio's own routes included.
     app.add_middleware(Guard, token=token, names=names, any_address=any_address)
     return app
+
+
+def _changes(broadcaster: Broadcaster) -> Changes:
+    """Return the broadcaster's feed for whoever counts it: the store is followed once."""
+    feed = broadcaster.subscribe(ALL)
+
+    async def changes() -> Sequence[FeedItem] | None:
+        delivery = await feed.next()
+        if delivery.closed:
+            await asyncio.Event().wait()
+        return None if delivery.missed else delivery.items
+
+    return changes
 
 
 def _with_ui(app: FastAPI, parts: Parts) -> FastAPI:
@@ -128,7 +154,8 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Serve calls this in the replica, after `__init__`."""
         from fleet.cluster.handles import RouterHandle, StoreHandle
+        from fleet.observability.launch import start_metrics
 
-        app = build_asgi(self._config, StoreHandle(), RouterHandle())
+        app = build_asgi(self._config, StoreHandle(), RouterHandle(), metrics=start_metrics)
         log.info("gateway built rehearsal=%s", self._config.rehearsal)
         return app
