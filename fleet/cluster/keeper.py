@@ -32,6 +32,7 @@ from fleet.cluster.head import ClusterHead, Head, fresh_temp_dir, plan_head, sta
 from fleet.cluster.record import RunRecord, take_lock, write_record
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, StartFailed, from_dict
+from fleet.observability.files import lay_out
 from fleet.revision import revision
 
 log = logging.getLogger("fleet.cluster")
@@ -93,6 +94,7 @@ class Keeper:
         if self.joined is None:
             self.tell("starting Ray")
             fresh_temp_dir(self.temp_dir)
+            self.env |= lay_out(self.config.home, self.temp_dir)
             self.head = plan_head(str(self.temp_dir), self.config.dashboard_port, self.cluster)
             if self.cluster is not None and self.beacon is None:
                 port = self.cluster.ray_port + PORT_AFTER_RAY
