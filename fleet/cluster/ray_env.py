@@ -27,6 +27,8 @@ FIXED = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # The default keeps 100,000 task events in the memory of the GCS, of no use to us.
     "RAY_task_events_max_num_task_in_gcs": "5000",
+    # `ray start` would wait up to 30 s for Serve to leave before it ends; the keeper has seen to that.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     "RAY_DEDUP_LOGS": "0",
     "PYTHONUNBUFFERED": "1",
 }
