@@ -253,6 +253,8 @@ class FleetAgent:
 
     def _in_contact(self) -> None:
         self._contact_at = time.monotonic()
+        if self._runner is not None:
+            self._runner.alive()
 
     async def _beat_forever(self) -> None:
         while True:

@@ -45,6 +45,7 @@ IDLE_S = 10.0
 QUIET_S = 1.0
 """The same for one that has never told its state."""
 FLUSH_S = 20.0
+LEASE_MARGIN_S = 2.0
 CONNECT_S = 90.0
 TRANSCRIPT_S = 20.0
 LOSSES = frozenset({Reason.AGENT_LOST, Reason.NODE_LOST, Reason.AGENT_STOPPED})
@@ -110,6 +111,11 @@ class Runner:
         return self._transport.pid if self._transport is not None else None
 
     # What others ask of a run that goes on.
+
+    def alive(self) -> None:
+        """Note that the agent is in contact with its fleet."""
+        if self._transport is not None:
+            self._transport.alive()
 
     def end(self, reason: Reason, detail: str = "") -> None:
         """End the run for a reason: interrupt, then SIGTERM, then SIGKILL. The first reason counts."""
@@ -258,6 +264,8 @@ class Runner:
             redact=credentials.secrets if credentials.kind != "rehearsal" else (),
             tag=f"{RUN_TAG}={order.run.id}",
             cgroup=f"fleet-{order.run.id}" if self.around.config.cgroups else "",
+            # The agent itself ends the run first, and says why.
+            lease_s=self.around.config.lease_s + LEASE_MARGIN_S,
             on_frame=self._on_frame,
             on_stderr=self._on_stderr,
         )

@@ -7,7 +7,7 @@ exit code. The *guard*, in a session of its own, is told when the stub dies (SIG
 kills the worker's direct children with SIGKILL, and their children live on. Both are child subreapers: whatever
 detaches itself from claude becomes a child of the guard, or of the stub when the guard itself was killed, and is found.
 
-Usage: guard.py [--grace S] [--tag NAME=VALUE] [--cgroup NAME] -- command…
+Usage: guard.py [--grace S] [--tag NAME=VALUE] [--cgroup NAME] [--alive DESCRIPTOR --lease S] -- command…
 """
 
 # ruff: noqa: PTH102, PTH106, PTH110, PTH123, PTH208
@@ -38,6 +38,10 @@ class Options:
     tag = ""
     cgroup = ""
     """The name of the cgroup; once it is made, its path."""
+    alive = 0
+    """A descriptor that the agent writes to while it is in contact with its fleet."""
+    lease = 0.0
+    """How many seconds without a sign from there end claude: also a frozen agent must not go on for ever."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -64,11 +68,11 @@ class Signals:
         # Ray blocks SIGINT in its workers, and a mask is inherited.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-    def wait(self, seconds: float) -> set[int]:
-        """Return the set of signal numbers that came within this time."""
+    def wait(self, seconds: float, alive: int = 0) -> set[int]:
+        """Return the set of signal numbers that came within this time; return at once when `alive` can be read."""
         with contextlib.suppress(OSError, InterruptedError):
-            ready, _, _ = select.select([self.reading], [], [], seconds)
-            if ready:
+            ready, _, _ = select.select([self.reading, alive] if alive else [self.reading], [], [], seconds)
+            if self.reading in ready:
                 return {signal.Signals(number) for number in os.read(self.reading, 512)}
         return set()
 
@@ -220,9 +224,9 @@ def forget_files() -> None:
     os.dup2(null, 1)
 
 
-def close_others(signals: Signals) -> None:
+def close_others(signals: Signals, alive: int = 0) -> None:
     """Close every descriptor above stderr but our own."""
-    keep = {signals.reading, signals.writing}
+    keep = {signals.reading, signals.writing, alive}
     top = 1024
     with contextlib.suppress(OSError, ValueError):
         top = max(int(name) for name in os.listdir("/dev/fd")) + 1
@@ -262,15 +266,30 @@ def guard(command: list[str], options: Options, stub: int) -> int:
     if os.getppid() != stub:
         return 143
     cgroup_make(options)
+    alive = options.alive
+    if alive:
+        os.set_inheritable(alive, False)
+        os.set_blocking(alive, False)
     claude = start_claude(command, options)
     forget_files()
-    close_others(signals)
+    close_others(signals, alive)
+    heard_at = time.monotonic()
     code: int | None = None
     kill_at: float | None = None
     seen: set[int] = set()
     while code is None:
-        came = signals.wait(POLL_S if kill_at is None else max(0.0, min(POLL_S, kill_at - time.monotonic())))
-        orphaned = os.getppid() != stub
+        patience = POLL_S if kill_at is None else max(0.0, min(POLL_S, kill_at - time.monotonic()))
+        came = signals.wait(patience, alive)
+        if alive:
+            with contextlib.suppress(BlockingIOError):
+                if os.read(alive, 4096):
+                    heard_at = time.monotonic()
+                else:
+                    # The agent has let go of it, or is gone, which the kernel tells by itself.
+                    os.close(alive)
+                    alive = 0
+        expired = alive and time.monotonic() - heard_at > options.lease
+        orphaned = expired or os.getppid() != stub
         if (orphaned or came & {signal.SIGTERM, signal.SIGHUP}) and kill_at is None:
             with contextlib.suppress(OSError):
                 os.kill(claude, signal.SIGTERM)
@@ -295,7 +314,7 @@ def main(arguments: list[str]) -> int:
     options = Options()
     while arguments and arguments[0] != "--":
         name, value = arguments[0][2:], arguments[1]
-        setattr(options, name, float(value) if name == "grace" else value)
+        setattr(options, name, type(getattr(options, name))(value))
         arguments = arguments[2:]
     command = arguments[1:]
     agent = os.getppid()

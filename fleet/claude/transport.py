@@ -91,6 +91,8 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         redact: values that are taken out of everything it says.
         tag: `NAME=VALUE` of its environment, by which the guard finds what ran away.
         cgroup: name of a cgroup to make for it, where that is possible.
+        grace_s: how long Claude Code has to end after SIGTERM.
+        lease_s: after so long without a call of `alive` the guard ends it; 0 is never.
         on_frame: called with every frame that is not of the control protocol.
         on_stderr: called with every line of stderr.
     """
@@ -106,13 +108,14 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         tag: str = "",
         cgroup: str = "",
         grace_s: float = 2.0,
+        lease_s: float = 0.0,
         on_frame: Callable[[dict[str, Any]], None],
         on_stderr: Callable[[str], None],
     ) -> None:
         self.argv = list(argv)
         self.env = dict(env)
         self.cwd = cwd
-        self.grace_s = grace_s
+        self.grace_s, self.lease_s = grace_s, lease_s
         self.exit_code: int | None = None
         self.exited = asyncio.Event()
         self._secrets = dict(secrets_by_descriptor or {})
@@ -121,6 +124,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self._cgroup = cgroup
         self._on_frame = on_frame
         self._on_stderr = on_stderr
+        self._alive: int | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -143,6 +147,11 @@ class GuardedTransport(Transport):  # type: ignore[misc]
                 descriptor = _readable(secret)
                 descriptors.append(descriptor)
                 env[name] = str(descriptor)
+            if self.lease_s:
+                reading, self._alive = os.pipe()
+                os.set_blocking(self._alive, False)
+                descriptors.append(reading)
+                command += ["--alive", str(reading), "--lease", str(self.lease_s)]
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 "--",
@@ -224,6 +233,12 @@ class GuardedTransport(Transport):  # type: ignore[misc]
             with contextlib.suppress(OSError, RuntimeError):
                 self._process.stdin.close()
 
+    def alive(self) -> None:
+        """Tell the guard that the agent is in contact with its fleet."""
+        if self._alive is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._alive, b".")
+
     def signal(self, number: int) -> None:
         """Send a signal to the stub, which hands TERM, INT and HUP on."""
         if self._process is not None and not self.exited.is_set():
@@ -240,13 +255,18 @@ class GuardedTransport(Transport):  # type: ignore[misc]
 
     async def close(self) -> None:
         """End the process: end of input, SIGTERM (the guard kills after its grace), SIGKILL; every wait is bounded."""
-        if self._process is None:
-            return
+        if self._process is not None:
+            await self._close(self._process)
+        if self._alive is not None:
+            os.close(self._alive)
+            self._alive = None
+
+    async def _close(self, process: asyncio.subprocess.Process) -> None:
         await self.end_input()
         if not await self.ended(0.5):
             self.signal(signal.SIGTERM)
             if not await self.ended(self.grace_s + 3.0):
-                log.warning("guard killed: it did not end in time pid=%s", self.pid)
+                log.warning("guard killed: it did not end in time pid=%s", process.pid)
                 self.signal(signal.SIGKILL)
                 await self.ended(3.0)
         for task in self._tasks:

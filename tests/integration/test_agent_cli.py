@@ -319,3 +319,11 @@ async def test_a_stopped_agent_leaves_nothing_and_takes_nothing(make: Make) -> N
     await none_left(order)
     with pytest.raises(Conflict):
         await agent.run(world.order())
+
+
+async def test_in_rehearsal_the_agent_brings_its_own_model_and_needs_no_key(make: Make) -> None:
+    world = await make()
+    agent = world.agent(rehearsal=True)
+    outcome = await agent.run(world.order("Say hello."))
+    assert outcome.status is RunState.SUCCEEDED, outcome
+    assert world.model.requests == []
