@@ -17,6 +17,14 @@ CALL_ID = re.compile(r"^toolu_o(\d+)s(\d+)([a-z]*)_")
 INTERRUPTED = ("[Tool call interrupted", "[Tool result missing", "[Request interrupted")
 CONTINUES = ("You were moved", "The last attempt was cut off", "Continue from where you left off")
 """How a resumed run is told to go on; it is no new order."""
+CUT_ANSWER = ("Output token limit hit", "Your response above was cut off", "Please continue from where you left off")
+"""How Claude Code asks for the rest of an answer."""
+SAID_MEANWHILE = re.compile(
+    r"The user sent a new message while you were working:\n(.*?)"
+    r"(?:\n\n(?:This is how Claude Code|IMPORTANT:)|\n*</system|\Z)",
+    re.S,
+)
+"""How Claude Code passes on what was said in mid-turn: as a system message, or as a reminder beside a result."""
 IGNORED = ("<system-reminder>", "[Request interrupted", "<command-", "<local-command", "Caveat:")
 
 
@@ -110,6 +118,9 @@ def read(body: dict[str, Any]) -> Conversation:
             if not used and said not in ("No response requested.", ""):
                 working = False
             continue
+        heard = [said.strip() for said in SAID_MEANWHILE.findall(text_of(blocks))] if working else []
+        remarks += heard
+        remarks_now += heard
         if message.get("role") != "user":
             continue
         for block in blocks:
@@ -125,6 +136,8 @@ def read(body: dict[str, Any]) -> Conversation:
                     continue
                 if said.startswith(CONTINUES) and orders:
                     moved_at, working = len(calls), True
+                elif said.startswith(CUT_ANSWER) and orders:
+                    working = True
                 elif working:
                     remarks.append(said)
                     remarks_now.append(said)

@@ -14,7 +14,7 @@ from fleet.rehearsal.conversation import Conversation
 from fleet.rehearsal.scripts import directives, plain
 from fleet.rehearsal.scripts.demo import script_for
 from fleet.rehearsal.scripts.progress import Next
-from fleet.rehearsal.scripts.steps import Say, Step, Use
+from fleet.rehearsal.scripts.steps import Say, Step
 
 BYTES_PER_TOKEN = 4
 
@@ -30,17 +30,28 @@ def decide(body: dict[str, Any]) -> tuple[Conversation, Step]:
         return talk, found.use
 
 
-def content_of(talk: Conversation, step: Say | Use, body: dict[str, Any]) -> list[dict[str, Any]]:
+def content_of(talk: Conversation, step: Step, body: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the content blocks of the answer; what somebody said meanwhile is acknowledged in it."""
-    heard = "".join(f"You said: {text[:300]}\n" for text in talk.remarks_now)
+    blocks: list[dict[str, Any]] = []
+    if step.pace.thinking_words:
+        thought = " ".join(f"thought {number}" for number in range(1, step.pace.thinking_words + 1))
+        blocks.append({"type": "thinking", "thinking": thought, "signature": "rehearsed"})
+    if step.pace.pieces:
+        blocks.append({"type": "text", "text": "".join(pieces_of(step))})
+    text = "".join(f"You said: {said[:300]}\n" for said in talk.remarks_now) + step.text
     if isinstance(step, Say):
         structured = _structured(body, step)
-        return [structured] if structured else [{"type": "text", "text": heard + step.text}]
-    text = (heard + step.text).strip()
-    blocks: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+        return [*blocks, structured or {"type": "text", "text": text}]
+    if text:
+        blocks.append({"type": "text", "text": text})
     nonce = hashlib.sha256(json.dumps(body.get("messages", [])[-1:], sort_keys=True).encode()).hexdigest()[:10]
     name = f"toolu_o{talk.order_number}s{step.step}{step.kind}_{nonce}{len(body.get('messages', []))}"
     return [*blocks, {"type": "tool_use", "id": name, "name": step.tool, "input": step.input}]
+
+
+def pieces_of(step: Step) -> list[str]:
+    """Return the pieces of text that are streamed one by one."""
+    return [f"{number} " for number in range(1, step.pace.pieces + 1)]
 
 
 def _structured(body: dict[str, Any], step: Say) -> dict[str, Any] | None:

@@ -210,7 +210,7 @@ def _tests(module: str, functions: list[str]) -> str:
 
 def _module(talk: Conversation, failing: list[tuple[str, str]]) -> str | None:
     """Return the module to look at: the one whose tests fail, as far as the order's files allow, else one it names."""
-    named = [name for name in PYTHON_FILE.findall(talk.order) if not name.startswith("tests/")]
+    named: list[str] = [name for name in PYTHON_FILE.findall(talk.order) if not name.startswith("tests/")]
     for _, where in failing:
         word = next((part.removeprefix("test_") for part in where.split(".") if part.startswith("test_")), None)
         if word is None:

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How an answer comes.
+
+    Attributes:
+        delay_s: how long the model is silent first.
+        thinking_words: how many words of thinking come before the text.
+        pieces: how many pieces of text are streamed before the text, each its own event.
+        pieces_per_s: how fast; 0 is as fast as it goes.
+    """
+
+    delay_s: float = 0.0
+    thinking_words: int = 0
+    pieces: int = 0
+    pieces_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +28,7 @@ class Say:
     """End the turn with a text."""
 
     text: str
-    delay_s: float = 0.0
+    pace: Pace = Pace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +46,25 @@ class Use:
     input: dict[str, Any]
     text: str = ""
     kind: str = ""
-    delay_s: float = 0.0
+    pace: Pace = Pace()
+
+
+Step = Say | Use
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Answer with an error or a broken stream.
+    """An answer that is an error or a broken stream.
 
     Attributes:
-        what: `429`, `500`, `529`, `401`, `400`, `cut`, `stall`, `malformed`.
+        what: one of `server.FAULTS`.
+        retry_after_s: what the header `retry-after` says.
+        seconds: how long a stalled stream is silent; None takes the server's own time.
     """
 
     what: str
     retry_after_s: float | None = None
-
-
-Step = Say | Use | Fault
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +75,3 @@ class Directive:
     argument: str
     body: str = ""
     must: bool = False
-    options: dict[str, str] = field(default_factory=dict)
