@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from playwright.sync_api import Browser, Page
 
 from tests.integration.support import Home, temporary_home, until
 
-playwright_sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SLOW_MS = 120_000
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Home]:
+    """A running fleet in rehearsal."""
     with temporary_home() as home:
         yield home.up()
 
 
 @pytest.fixture
-def page(fleet: Home) -> Iterator[object]:
+def page(fleet: Home, browser: Browser) -> Iterator[Page]:
     """A page whose requests carry the token of Ray."""
     token = (fleet.home / "ray_token").read_text().strip()
-    with playwright_sync.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            context = browser.new_context(
-                viewport={"width": 1500, "height": 900}, extra_http_headers={"Authorization": f"Bearer {token}"}
-            )
-            page = context.new_page()
-            page.set_default_timeout(SLOW_MS)
-            yield page
-        finally:
-            browser.close()
+    context = browser.new_context(
+        viewport={"width": 1500, "height": 900}, extra_http_headers={"Authorization": f"Bearer {token}"}
+    )
+    context.set_default_timeout(SLOW_MS)
+    yield context.new_page()
+    context.close()
 
 
-def test_the_actors_page_shows_the_agents_by_name(fleet: Home, page: object, tmp_path: Path) -> None:
-    assert isinstance(page, playwright_sync.Page)
+def test_the_actors_page_shows_the_agents_by_name(fleet: Home, page: Page, tmp_path: Path) -> None:
     with fleet.connect() as api:
         agents = until(
             lambda: [agent for agent in api.agents() if agent.state in ("idle", "busy")], "an agent is alive"
@@ -55,8 +49,7 @@ def test_the_actors_page_shows_the_agents_by_name(fleet: Home, page: object, tmp
     assert (tmp_path / "ray-actors.png").stat().st_size > 10_000
 
 
-def test_the_serve_page_shows_router_and_gateway_healthy(fleet: Home, page: object, tmp_path: Path) -> None:
-    assert isinstance(page, playwright_sync.Page)
+def test_the_serve_page_shows_router_and_gateway_healthy(fleet: Home, page: Page, tmp_path: Path) -> None:
     page.goto(f"{fleet.record()['dashboard_url']}/#/serve")
     for name in ("Router", "Gateway", "HEALTHY"):
         page.get_by_text(name).first.wait_for()
@@ -64,7 +57,5 @@ def test_the_serve_page_shows_router_and_gateway_healthy(fleet: Home, page: obje
 
 
 def test_without_rays_token_the_dashboards_data_is_refused(fleet: Home) -> None:
-    import httpx
-
     url = f"{fleet.record()['dashboard_url']}/nodes?view=summary"
     assert httpx.get(url, trust_env=False, timeout=60).status_code in (401, 403)
