@@ -175,13 +175,17 @@ class Workspaces:
 
     async def _commit(self, repository: Path, ref: str | None) -> str:
         last: GitFailed | None = None
-        for name in (ref or "HEAD", f"origin/{ref}") if ref else ("HEAD",):
+        # In a clone the origin's branch is the present one; the local one is from the day of cloning.
+        for name in (f"refs/remotes/origin/{ref}", ref) if ref and self._is_clone(repository) else (ref or "HEAD",):
             try:
                 found = await git(repository, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
                 return found.strip().splitlines()[-1]
             except GitFailed as error:
-                last = last or error
+                last = error
         raise GitFailed(f"there is no commit {ref or 'HEAD'} ({last})")
+
+    def _is_clone(self, repository: Path) -> bool:
+        return repository.parent == self.folder / "clones"
 
     async def _base(self, repository: Path, path: Path, branch: str, ref: str | None) -> str:
         """Return the commit that a branch of ours began at, also where its note is on another node."""
