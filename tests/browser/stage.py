@@ -59,7 +59,12 @@ class Stage:
         """Serve, at the same port as before."""
         app = build_asgi(self.config, self.store, self.router)  # type: ignore[arg-type]
         settings = uvicorn.Config(
-            app, host="127.0.0.1", port=self.port, log_level="warning", ws="websockets-sansio", lifespan="on"
+            app,
+            host="127.0.0.1",
+            port=self.port,
+            log_level="warning",
+            ws="websockets-sansio",
+            timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(settings)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -81,7 +86,6 @@ class Stage:
         """Stop serving; the store stays."""
         if self._server is not None:
             self._server.should_exit = True
-            self._server.force_exit = True
             self._serving.result(WAIT_S)
             self._server = None
 

@@ -20,10 +20,14 @@ export function parseDiff(text) {
     // Inside a hunk the counts of its header decide, so that a removed line "-- x" is not taken for a file header.
     const inHunk = left > 0 || right > 0;
     if (!inHunk && line.startsWith("--- ")) {
-      if (!file || file.lines.length) {
+      // Plain diffs have no "diff --git" line: there a file begins at this one.
+      if (!file || file.named) {
         file = { path: "", lines: [], added: 0, removed: 0 };
         files.push(file);
       }
+      file.named = true;
+      const old = line.slice(4).replace(/\t.*$/, "").replace(/^"?a\//, "").replace(/"$/, "");
+      if (!file.path) file.path = old;
       continue;
     }
     if (!inHunk && line.startsWith("+++ ")) {

@@ -19,7 +19,7 @@ export function headerView() {
     toggleTheme();
     draw();
   }, { kind: "small icon", aria: "Switch between dark and light" });
-  const help = button("?", showHelp, { kind: "small icon", aria: "Keyboard help" });
+  const help = button("?", showHelp, { kind: "small icon f-keyhelp", aria: "Keyboard help" });
   const banner = h("div", { class: "f-banner", role: "alert" });
   banner.hidden = true;
   const node = h("header", { class: "f-view f-header" },
@@ -27,7 +27,6 @@ export function headerView() {
       h("a", { class: "f-brand", href: "?", data: { go: "tab=&task=&agent=&run=&q=" } }, mark(), "fleet"), badge, link,
       h("span", { class: "f-grow" }), search, pause, theme, help),
     banner);
-  let wasAway = false;
   document.addEventListener("fleet:unauthorized", () => say("bad", "Your login has ended. Open the address that `fleet up` printed (or `fleet status --url`) to log in again."));
 
   function say(kind, text) {
@@ -44,13 +43,11 @@ export function headerView() {
     pause.classList.toggle("warn", !!fleet.status.paused);
     setText(theme, isDark() ? "☀" : "☾");
     if (!fleet.connected && fleet.ever) {
-      wasAway = true;
       say("warn", "The server does not answer. What you see may be old; the page reconnects by itself.");
     } else if (!fleet.fresh) say("warn", "The store does not answer now; it is restarted by itself. What you see may be a few seconds old.");
     else if (fleet.status.error) say("warn", `The router does not answer now: ${fleet.status.message ?? ""}`);
     else if (fleet.status.paused) say("info", "The fleet is paused: running tasks go on, nothing new starts.");
     else {
-      if (wasAway) wasAway = false;
       say("", "");
     }
   }

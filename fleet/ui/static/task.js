@@ -7,7 +7,7 @@ import { ago, clock, count, fullTime, money, span, tokens, workspaceText } from 
 import { fleet, off, on } from "./live.js";
 import { go, here } from "./place.js";
 import { askPriority, canCancel, canPrioritize, canRetry } from "./tasks.js";
-import { copyButton, Transcript } from "./transcript.js";
+import { copyButton, prose, Transcript } from "./transcript.js";
 import { act, askText, confirm } from "./toast.js";
 
 export class TaskPage {
@@ -181,7 +181,7 @@ export class TaskPage {
       const result = await get(this.path("/result"));
       if (this.gone) return;
       put(this.result, h("section", { class: "f-panel", "aria-label": "Result" }, h("div", { class: "f-row" }, h("h3", {}, "Result"), h("span", { class: "f-grow" }), copyButton(() => result.text)),
-        result.text ? longText(result.text, { tag: "div", cls: "f-prose" }) : h("p", { class: "f-dim" }, "It said nothing at the end."),
+        result.text ? prose(result.text) : h("p", { class: "f-dim" }, "It said nothing at the end."),
         result.structured !== null && result.structured !== undefined ? longText(JSON.stringify(result.structured, null, 2)) : null,
         result.branch ? h("p", { class: "f-dim" }, "Branch ", h("code", { text: result.branch }), result.workspace_path ? [" in ", h("code", { text: result.workspace_path })] : null) : null,
         result.denials?.length ? h("p", { class: "f-warn-text", text: `${result.denials.length} tool call(s) were refused: ` + result.denials.map((one) => one.tool_name ?? one.tool ?? "?").join(", ") }) : null));

@@ -275,7 +275,7 @@ export class Transcript {
   view(item) {
     switch (item.type) {
       case "text":
-        return prose(item, "Agent");
+        return prose(String(item.text));
       case "prompt":
         return said(item, "Task", item.text);
       case "message":
@@ -353,10 +353,10 @@ function said(item, who, text) {
 }
 
 /** An agent's words: fenced code as code, the rest as text. No markup is ever made from them. */
-function prose(item) {
+export function prose(text) {
   const out = h("div", { class: "f-agent-said" });
-  const parts = String(item.text).slice(0, 60000).split(/```[^\n]*\n?/);
-  if (item.text.length > 60000) return longText(item.text, { tag: "div", cls: "f-prose" });
+  if (text.length > 20000) return longText(text, { tag: "div", cls: "f-prose" });
+  const parts = text.split(/```[^\n]*\n?/);
   parts.forEach((part, index) => {
     if (!part.trim()) return;
     out.append(index % 2 ? longText(part.replace(/\n$/, ""), { cls: "f-pre" }) : inline(part.trim()));

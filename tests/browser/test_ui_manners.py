@@ -1,0 +1,212 @@
+"""Hostile words, the keyboard, a server that goes away, themes, a phone, and what a screen reader needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from fleet.models import EventKind, Run, TaskSpec
+from tests.browser.conftest import OpenPage
+from tests.browser.stage import Stage, answer, call, text
+
+HOSTILE = (
+    "${HOME} {{7*7}} <img src=x onerror='window.hit=1'> <script>window.hit=1</script> \u202egnp.exe \x1b[31mred `x` \\d"
+)
+SHOWN = "${HOME} {{7*7}} <img src=x onerror='window.hit=1'>"
+
+
+@pytest.fixture(scope="module")
+def hostile(stage: Stage) -> Run:
+    """A run whose every field is hostile."""
+
+    async def work() -> Run:
+        router = stage.router
+        await router.spawn("api_developer", 1)
+        task = (await router.submit([TaskSpec(role="api_developer", prompt=HOSTILE, labels={HOSTILE: HOSTILE})]))[0]
+        run = await router.begin(task.id, "api_developer-1")
+        await stage.beat(run, tool=HOSTILE, text=HOSTILE)
+        frames: list[dict[str, Any]] = [
+            {"type": "system", "subtype": "init", "model": HOSTILE, "cwd": HOSTILE},
+            text(HOSTILE),
+            text("```\n" + HOSTILE + "\n```"),
+            call("t1", HOSTILE, {"command": HOSTILE}),
+            answer("t1", HOSTILE),
+            call("t2", "Bash", {"command": "cat big"}),
+            answer("t2", "z" * 1_000_000),
+        ]
+        await stage.frames(run, frames)
+        await stage.frames(run, [{"text": HOSTILE}], EventKind.STDERR)
+        await stage.ask(run, "Bash", {"command": HOSTILE}, HOSTILE)
+        other = (await router.submit([TaskSpec(role="api_developer", prompt="with a hostile result")]))[0]
+        await router.spawn("api_developer", 1)
+        second = await router.begin(other.id, "api_developer-2")
+        await router.finish(second, text=HOSTILE)
+        result = await stage.store.result(other.id)
+        assert result is not None
+        diff = f"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-{HOSTILE}\n+{HOSTILE}\n"
+        await router._commit(results=(result.model_copy(update={"diff": diff, "branch": HOSTILE}),))
+        return run
+
+    return stage.do(work())
+
+
+def harmless(page: Page) -> None:
+    """Nothing of the hostile words became markup or ran."""
+    assert page.evaluate("window.hit") is None
+    assert page.locator("img[src='x']").count() == 0
+
+
+class TestHostileWords:
+    def test_they_are_text_on_every_page(self, stage: Stage, hostile: Run, open_page: OpenPage) -> None:
+        page = open_page(stage.login, "/ui/?agent=api_developer-1", wait=".f-card")
+        expect(page.locator(".f-card-task").first).to_contain_text(SHOWN)
+        expect(page.locator(".f-drawer .f-approval")).to_contain_text(SHOWN)
+        expect(page.locator(".f-drawer .f-approval")).to_contain_text("⟨U+202E⟩gnp.exe ␛[31mred")
+        expect(page.locator(".f-drawer .f-tool").first).to_contain_text(SHOWN)
+        page.locator(".f-drawer .f-tool", has_text="cat big").locator("summary").click()
+        page.get_by_role("button", name="Show all 1,000,000 characters").click()
+        assert page.locator(".f-drawer .f-tool pre").last.evaluate("node => node.textContent.length") == 1_000_000
+        harmless(page)
+        page.goto(f"{stage.url}/ui/?tab=tasks&task={hostile.task_id}")
+        expect(page.locator(".f-task h2")).to_contain_text(SHOWN)
+        expect(page.locator(".f-tr-item", has_text=SHOWN).first).to_be_visible()
+        harmless(page)
+        page.goto(f"{stage.url}/ui/?tab=tasks")
+        page.locator("tr", has_text="with a hostile result").locator("a").click()
+        expect(page.locator(".f-diff-line.add")).to_contain_text(SHOWN)
+        expect(page.locator("section[aria-label='Result']")).to_contain_text(SHOWN)
+        harmless(page)
+        page.goto(f"{stage.url}/ui/?tab=approvals")
+        expect(page.locator(".f-approval")).to_contain_text(SHOWN)
+        page.goto(f"{stage.url}/ui/?tab=search&words=red")
+        expect(page.locator(".f-found-row").first).to_contain_text("${HOME}")
+        harmless(page)
+
+
+class TestKeyboard:
+    def test_keys_lead_through_the_page(self, stage: Stage, hostile: Run, open_page: OpenPage) -> None:
+        page = open_page(stage.login, wait=".f-card")
+        page.keyboard.press("g")
+        page.keyboard.press("t")
+        expect(page.get_by_role("tab", name="Tasks")).to_have_attribute("aria-selected", "true")
+        expect(page.locator(".f-tasks tbody tr").first).to_be_visible()
+        page.keyboard.press("ArrowDown")
+        expect(page.locator(".f-task-link").first).to_be_focused()
+        page.keyboard.press("x")
+        expect(page.locator(".f-bulk")).to_contain_text("1 selected")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        expect(page.locator(".f-task h2")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator(".f-tasks")).to_be_visible()
+        page.keyboard.press("/")
+        expect(page.get_by_label("Search tasks")).to_be_focused()
+        page.keyboard.press("Escape")
+        page.keyboard.press("?")
+        expect(page.locator("dialog")).to_contain_text("search tasks")
+        page.keyboard.press("Escape")
+        expect(page.locator("dialog")).to_have_count(0)
+        page.keyboard.press("g")
+        page.keyboard.press("a")
+        expect(page.locator(".f-card").first).to_be_visible()
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(".f-card").first).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator(".f-drawer")).to_be_visible()
+
+
+class TestLooks:
+    @pytest.mark.parametrize("path", ["?", "?tab=tasks", "?tab=new", "?tab=approvals", "?tab=fleet", "?tab=charts"])
+    def test_a_phone_shows_all_without_scrolling_sideways(
+        self, stage: Stage, hostile: Run, open_page: OpenPage, path: str
+    ) -> None:
+        page = open_page(stage.login, f"/ui/{path}", viewport={"width": 390, "height": 844})
+        expect(page.locator(".f-conn")).to_have_text("live")
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 390, f"the page is {wide} px wide"
+
+    def test_dark_and_light_have_enough_contrast(self, stage: Stage, hostile: Run, open_page: OpenPage) -> None:
+        page = open_page(stage.login, "/ui/?tab=tasks", wait=".f-tasks tbody tr", color_scheme="dark")
+        for _ in range(2):
+            poor = page.evaluate(CONTRAST)
+            assert poor == [], poor
+            page.get_by_role("button", name="Switch between dark and light").click()
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.get_by_role("button", name="Switch between dark and light").click()
+        page.reload()
+        expect(page.locator(".f-conn")).to_have_text("live")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+
+    @pytest.mark.parametrize("tab", ["overview", "tasks", "new", "approvals", "fleet", "charts", "search"])
+    def test_controls_have_names_and_the_page_its_landmarks(
+        self, stage: Stage, hostile: Run, open_page: OpenPage, tab: str
+    ) -> None:
+        page = open_page(stage.login, f"/ui/?tab={tab}&agent=api_developer-1", wait=".f-drawer .f-tr-item")
+        expect(page.locator(".f-conn")).to_have_text("live")
+        assert page.evaluate("document.documentElement.lang") == "en"
+        assert page.locator("main").count() == 1
+        assert page.locator("header").count() == 1
+        assert page.evaluate(NAMELESS) == []
+        assert page.evaluate(DOUBLE_IDS) == []
+
+
+class TestConnection:
+    def test_a_lost_server_is_said_and_found_again(self, stage: Stage, hostile: Run, open_page: OpenPage) -> None:
+        page = open_page(stage.login, wait=".f-card")
+        page.watch.away = True  # type: ignore[attr-defined]
+        stage.shut()
+        expect(page.locator(".f-banner")).to_contain_text("The server does not answer")
+        expect(page.locator(".f-conn")).to_have_text("reconnecting…")
+        stage.open()
+        expect(page.locator(".f-conn")).to_have_text("live")
+        expect(page.locator(".f-banner")).to_be_hidden()
+        stage.do(stage.router.submit([TaskSpec(role="api_developer", prompt="after the return")]))
+        expect(page.locator(".f-recent")).to_contain_text("after the return")
+
+    def test_without_a_token_nothing_is_shown(self, stage: Stage, browser: Any) -> None:
+        context = browser.new_context()
+        try:
+            page = context.new_page()
+            answered = page.goto(f"{stage.url}/ui/")
+            assert answered is not None and answered.status == 401
+            assert page.locator(".f-view").count() == 0
+            for path in ("/ui-static/main.js", "/ui/config", "/favicon.ico"):
+                assert context.request.get(stage.url + path).status == 401, path
+        finally:
+            context.close()
+
+
+NAMELESS = """() => [...document.querySelectorAll('.f-view button, .f-view input, .f-view select, .f-view textarea, .f-view a[href], .f-view [role=meter]')]
+  .filter((node) => node.offsetParent !== null)
+  .filter((node) => !(node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length || node.getAttribute('title')))
+  .map((node) => node.outerHTML.slice(0, 160))"""
+
+DOUBLE_IDS = """() => {
+  const seen = new Map();
+  for (const node of document.querySelectorAll('.f-view [id]')) seen.set(node.id, (seen.get(node.id) ?? 0) + 1);
+  return [...seen].filter(([, n]) => n > 1);
+}"""
+
+CONTRAST = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => { c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; })
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const color = parse(getComputedStyle(at).backgroundColor);
+      if (color.length < 4 || color[3] > 0.99) return color;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  for (const node of document.querySelectorAll('.f-view *, #fleet-tabs [role=tab]')) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (!own || !node.offsetParent || node.disabled) continue;
+    const a = light(parse(getComputedStyle(node).color)), b = light(behind(node));
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) poor.push(`${node.className} ${node.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return [...new Set(poor)];
+}"""
