@@ -135,7 +135,7 @@ class Guard:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": CLOSE_POLICY, "reason": error.message[:120]})
         else:
-            await self._refuse(error, scope, headers)(scope, receive, send)
+            await self._refuse(error, scope, headers)(scope, receive, _with_headers(send, path))
 
     def _check_source(self, headers: Headers) -> FleetError | None:
         given = headers.get("host", "")
@@ -246,6 +246,7 @@ def _with_headers(send: Send, path: str) -> Send:
             headers = MutableHeaders(scope=message)
             headers.setdefault("X-Content-Type-Options", "nosniff")
             headers.setdefault("X-Frame-Options", "SAMEORIGIN")
+            # Not `no-referrer`: with it Chromium sends `Origin: null` with the login form, which is refused.
             headers.setdefault("Referrer-Policy", "same-origin")
             if path.startswith("/api"):
                 headers.setdefault("Cache-Control", "no-store")
@@ -255,7 +256,7 @@ def _with_headers(send: Send, path: str) -> Send:
 
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>fleet</title>
-<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">
 <style>:root{{color-scheme:light dark}}
 body{{font:15px/1.5 system-ui,sans-serif;max-width:34rem;margin:12vh auto;padding:0 1rem}}
 code,input{{font:14px ui-monospace,monospace}}

@@ -102,6 +102,7 @@ async def test_a_browser_without_login_gets_a_page_that_says_how(world: World) -
         assert answer.status_code == 401
         assert answer.headers["content-type"].startswith("text/html")
         assert "fleet url" in answer.text and 'action="/login"' in answer.text
+        assert answer.headers["referrer-policy"] == "same-origin" and "no-referrer" not in answer.text
         assert "<script>&" not in answer.text and "x=<script>" not in answer.text
 
 
