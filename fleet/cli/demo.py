@@ -169,21 +169,22 @@ def progress(found: list[dict[str, Any]], agents: list[dict[str, Any]]) -> Panel
 
 
 def results(api: Api, ended: list[dict[str, Any]]) -> None:
-    """Print what came of the tasks."""
+    """Print what came of the tasks: a table, and the answers below it."""
     table = Table(title="Results (rehearsal)", title_justify="left", header_style="bold")
-    for column in ("task", "role", "agent", "state", "turns", "tokens", "cost", "answer"):
-        table.add_column(column, justify="right" if column in ("turns", "tokens", "cost") else "left", overflow="fold")
+    for column in ("agent", "state", "turns", "tokens", "cost", "task"):
+        right = column in ("turns", "tokens", "cost")
+        table.add_column(column, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
     for task in ended:
-        result = api.result(task["id"]) or {}
-        answer = result.get("text") or task.get("detail") or ""
         table.add_row(
-            Text(line_of(task.get("title") or task["prompt"], 40)),
-            task["role"],
-            task.get("agent_id") or "",
+            task.get("agent_id") or task["role"],
             state_text(task["state"]),
             str(task.get("turns", 0)),
             tokens(task.get("usage")),
             money(task.get("cost_usd")),
-            Text(line_of(answer, 90)),
+            Text(line_of(task.get("title") or task["prompt"], 60)),
         )
     out.print(table)
+    for task in ended:
+        result = api.result(task["id"]) or {}
+        answer = result.get("text") or task.get("detail") or ""
+        out.print(Text(f"{task.get('agent_id') or task['role']}: ", style="bold") + Text(str(answer).strip()))
