@@ -172,7 +172,7 @@ class Hub:
         if gone := [agent_id for agent_id in before["agents"] if agent_id not in now["agents"]]:
             changes["gone"] = gone
         if tasks := [task for task in now["tasks"].values() if before["tasks"].get(task.id) is not task]:
-            changes["tasks"] = [brief(task) for task in tasks[-SHOWN_TASKS:]]
+            changes["tasks"] = [brief(task) for task in tasks]
         if before["approvals"] != now["approvals"]:
             changes["approvals"] = [dump(approval) for approval in now["approvals"].values()]
         if before["counts"] != now["counts"]:

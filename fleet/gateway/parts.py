@@ -33,12 +33,11 @@ class Parts:
 
     async def agent(self, agent_id: str) -> AgentInfo:
         """Return an agent, also one that was stopped. Raises NotFound."""
-        found = self.broadcaster.overview.agents.get(agent_id)
-        if found is not None and self.broadcaster.overview.fresh:
-            return found
-        for agent in await self.store.agents(all=True):
-            if agent.id == agent_id:
-                return agent
+        # Not from the overview: it lags by a moment, and who has just spawned or stopped an agent sees what was.
+        for every in (False, True):
+            for agent in await self.store.agents(all=every):
+                if agent.id == agent_id:
+                    return agent
         raise NotFound(
             f"There is no agent {agent_id[:80]!r}. `fleet agents` lists those there are.", what="agent", id=agent_id
         )

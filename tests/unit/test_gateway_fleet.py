@@ -23,6 +23,7 @@ class TestAgents:
     async def test_they_are_spawned_listed_and_stopped(self, world: World) -> None:
         made = await world.post("/api/agents", {"role": "qa_tester", "count": 2}, 201)
         assert [agent["id"] for agent in made["items"]] == ["qa_tester-1", "qa_tester-2"]
+        assert len((await world.get("/api/agents", role="qa_tester"))["items"]) == 2
         stopped = await world.post("/api/agents/qa_tester-1/stop", {"drain": True})
         assert stopped["state"] == "stopped"
         every = await world.get("/api/agents", all="true")

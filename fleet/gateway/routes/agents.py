@@ -36,7 +36,7 @@ def routes(parts: Parts) -> APIRouter:
         if state is not None and state not in STATES:
             raise InvalidInput(f"state: expected one of {', '.join(STATES)}, but got {state[:80]!r}.", field="state")
         view = parts.broadcaster.overview
-        agents = list(view.agents.values()) if view.fresh and not all else await parts.store.agents(all=all)
+        agents = await parts.store.agents(all=all)
         shown = [
             card_of(view, agent)
             for agent in sorted(agents, key=_order)
