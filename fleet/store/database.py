@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 import duckdb
 
 from fleet.errors import FleetError, InvalidInput, StaleEpoch, StartFailed, StorageFull, StoreCorrupt
-from fleet.lifecycle import RunState
 from fleet.models import AgentInfo, Approval, Batch, Event, EventKind, Result, RoleState, RouterState, Run, Task
 from fleet.store import rows
 from fleet.store.messages import INPUT_LIMIT, Calls, messages_of, session_of
@@ -143,6 +142,8 @@ class _Group:
     owner: str | None = None
     tasks: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     keyed: dict[str, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    """Runs that a row exists of, though memory does not know them."""
     fresh: set[str] = field(default_factory=set)
     """Runs that no row exists of."""
     transitions: list[tuple[Any, ...]] = field(default_factory=list)
@@ -359,6 +360,10 @@ class Database:
         """
         group = _Group(self.epoch, self.next_event, self.next_transition)
         outcomes: list[Any] = []
+        try:
+            group.known = self._known_runs(ops)
+        except duckdb.Error as error:
+            return self._failed(ops, [None] * len(ops), error)
         for op in ops:
             try:
                 outcomes.append(self._stage(group, op))
@@ -467,18 +472,25 @@ class Database:
     def _mark_of_run(self, group: _Group, run: Run, fresh: set[str]) -> _Mark:
         mark = group.marks.get(run.id) or self._marks.get(run.id)
         if mark is None:
-            if run.state is RunState.RUNNING and not self._run_exists(run.id):
+            if run.id in group.known:
+                mark = self._new_mark(group, run.id)
+            else:
                 fresh.add(run.id)
                 mark = _Mark(run.role, -1, group.next_event)
-            else:
-                mark = self._load_mark(run.id) or _Mark(run.role, -1, group.next_event)
         if mark.role is None:
             mark.role = run.role
         group.marks[run.id] = mark
         return mark
 
-    def _run_exists(self, run_id: str) -> bool:
-        return bool(self._con.execute("SELECT 1 FROM run WHERE id = $id LIMIT 1", {"id": run_id}).fetchall())
+    def _known_runs(self, ops: Sequence[Op]) -> set[str]:
+        """Return which of the runs that memory does not know have a row: one query for the group, not one for each."""
+        asked = {run.id for op in ops if isinstance(op, CommitOp) for run in op.batch.runs if run.id not in self._marks}
+        if not asked:
+            return set()
+        found = self._con.execute(
+            "SELECT id FROM run WHERE id IN (SELECT unnest($ids))", {"ids": [rows.clean(name) for name in asked]}
+        ).fetchall()
+        return {row[0] for row in found}
 
     def _load_mark(self, run_id: str) -> _Mark | None:
         found = self._con.execute("SELECT role, first_event FROM run WHERE id = $id", {"id": run_id}).fetchall()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -66,10 +67,8 @@ def _json_or_none(value: Any) -> str | None:
     return clean(value.model_dump_json()) if isinstance(value, BaseModel) else to_json(value)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value.value) if isinstance(value, Enum) else clean(value)
-    return value
+def _name(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,9 @@ class Table:
     model: type[BaseModel]
     columns: tuple[str, ...]
     key: str | None
-    encoders: tuple[tuple[str, Callable[[Any], Any]], ...]
+    getter: Callable[[Any], tuple[Any, ...]]
+    encoders: tuple[tuple[int, Callable[[Any], Any]], ...]
+    """Fields that are not written as they are, by their place in the model."""
     json_columns: frozenset[int]
     renamed: dict[str, str]
     usage_at: int | None
@@ -99,15 +100,20 @@ class Table:
 
     def row(self, item: BaseModel) -> tuple[Any, ...]:
         """Return the model's row."""
-        values: list[Any] = []
-        for name, encode in self.encoders:
-            value = getattr(item, name)
-            if name == "usage":
-                values.extend(
-                    (value.input_tokens, value.output_tokens, value.cache_read_tokens, value.cache_write_tokens)
-                )
-            else:
-                values.append(encode(value))
+        values = list(self.getter(item))
+        for index, encode in self.encoders:
+            values[index] = encode(values[index])
+        for index, value in enumerate(values):
+            if type(value) is str and not value.isascii():
+                values[index] = clean(value)
+        if (at := self.usage_at) is not None:
+            used = values[at]
+            values[at : at + 1] = (
+                used.input_tokens,
+                used.output_tokens,
+                used.cache_read_tokens,
+                used.cache_write_tokens,
+            )
         return tuple(values)
 
     def read(self, row: Sequence[Any]) -> Any:
@@ -136,28 +142,28 @@ def _table(
     """Make a table from a model's fields: `json` names those that are JSON; usage becomes four columns."""
     names = {} if rename is None else rename
     columns: list[str] = []
-    encoders: list[tuple[str, Callable[[Any], Any]]] = []
+    encoders: list[tuple[int, Callable[[Any], Any]]] = []
     json_columns: set[int] = set()
     usage_at: int | None = None
-    for field in model.model_fields:
+    for place, field in enumerate(model.model_fields):
         if field == "usage":
             usage_at = len(columns)
             columns.extend(USAGE)
-            encoders.append((field, _plain))
             continue
-        encode: Callable[[Any], Any] = _plain
         if field in json.split():
             json_columns.add(len(columns))
-            encode = _json_or_none
+            encoders.append((place, _json_or_none))
         elif field == "at" or field.endswith(("_at", "not_before")):
-            encode = stamp
+            encoders.append((place, stamp))
+        elif field in ("state", "reason"):
+            encoders.append((place, _name))
         columns.append(names.get(field, field))
-        encoders.append((field, encode))
     return Table(
         name,
         model,
         tuple(columns),
         key,
+        attrgetter(*model.model_fields),
         tuple(encoders),
         frozenset(json_columns),
         {column: field for field, column in names.items()},

@@ -8,8 +8,8 @@ from fleet.store import rows
 from fleet.store.database import Database
 from fleet.store.words import snippet, split_words
 
-FIRST_STRETCH = 100_000
-"""Event ids looked at first; each further stretch is four times as long, so a rare word costs few more queries."""
+FIRST_STRETCH = 200_000
+"""Event ids looked at first; each further stretch is ten times as long, so a rare word costs few more queries."""
 
 
 def search(
@@ -68,7 +68,7 @@ def search(
                 "ORDER BY event_id DESC LIMIT $n",
                 {**params, "low": ids[-1][0], "high": ids[0][0], "ids": [row[0] for row in ids], "n": len(ids)},
             )
-        high, stretch = low, stretch * 4
+        high, stretch = low, stretch * 10
     states = dict(
         database.read(
             "SELECT id, state FROM task WHERE id IN (SELECT unnest($ids))", {"ids": sorted({row[0] for row in found})}
