@@ -207,7 +207,6 @@ class FleetAgent:
             ),
         )
         try:
-            await self._rehearse()
             outcome = await self._runner.execute()
             self._outcomes[order.run.id] = outcome
             return outcome
@@ -244,8 +243,9 @@ class FleetAgent:
         self._server = RehearsalServer(faults=self._config.rehearsal_faults)
         self._base_url = await asyncio.wait_for(self._server.start(), REHEARSAL_START_S)
 
-    def _credentials(self) -> Credentials:
+    async def _credentials(self) -> Credentials:
         if self._config.rehearsal:
+            await self._rehearse()
             assert self._base_url is not None
             return rehearsal_credentials(self._base_url)
         environ = {**self._environ, **handed_over(self._config.home)}

@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, ClaudeSDKError
 from fleet.agent.approvals import Ask, Permissions, Withdraw
 from fleet.agent.git import GitFailed, git
 from fleet.agent.journal import Journal
-from fleet.agent.session import first_message, session_of_run, usable, write_transcript
+from fleet.agent.session import first_message, session_of_task, usable, write_transcript
 from fleet.agent.workspace import Prepared, Workspaces
 from fleet.claude.argv import claude_argv
 from fleet.claude.credentials import Credentials
@@ -66,7 +66,7 @@ class Surroundings:
     workspaces: Workspaces
     environ: Mapping[str, str]
     owner: str
-    find_credentials: Callable[[], Credentials]
+    find_credentials: Callable[[], Awaitable[Credentials]]
     ask: Ask
     withdraw: Withdraw
     on_contact: Callable[[], None] = lambda: None
@@ -88,7 +88,7 @@ class Runner:
         self.last_event_at: float | None = None
         run = order.run
         resumed = order.task.session_id if order.resume else None
-        self.session_id: str = resumed or run.session_id or session_of_run(run.id)
+        self.session_id: str = resumed or run.session_id or session_of_task(run.task_id)
         self.journal = Journal(
             around.store, run_id=run.id, task_id=run.task_id, agent_id=run.agent_id, on_contact=around.on_contact
         )
@@ -174,23 +174,26 @@ class Runner:
         return await self._outcome(ending)
 
     async def _do(self) -> Ending:
+        if self._ending is not None:
+            return self._ending
         claude = find_claude(self.around.config)
-        credentials = self.around.find_credentials()
+        credentials = await self.around.find_credentials()
         prepared = self._prepared = await self._prepare()
         config_dir = credentials.config_dir or self._config_dir()
         config_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         entries = await self._transcript() if self.order.resume else []
+        fresh = True
         while True:
             if entries:
                 write_transcript(config_dir, project_key_for_directory(prepared.path), self.session_id, entries)
             elif self.order.resume:
-                self.session_id = session_of_run(self.order.run.id)
+                self.session_id = session_of_task(self.order.task.id) if fresh else str(uuid.uuid4())
                 self._state("restarted", {"why": "there is no usable transcript: the run starts from its prompt"})
             ending = await self._converse(claude, credentials, prepared, config_dir, entries)
             result = self.facts.result
             if entries and self._ending is None and result is not None and session_missing(result):
                 # The transcript was cut too early to be one; the prompt is still there.
-                entries, self.facts, self._sent = [], RunFacts(), []
+                entries, self.facts, self._sent, fresh = [], RunFacts(), [], False
                 continue
             return ending
 
@@ -198,7 +201,7 @@ class Runner:
         task = self.order.task
         workspaces = self.around.workspaces
         workspace = task.workspace or self.order.role.workspace
-        folder = workspaces.folder_of(task.id, task.continue_from if task.workspace is None else None)
+        folder = workspaces.folder_of(workspace, task.id, task.continue_from)
         prepared = await workspaces.prepare(workspace, folder)
         self._state(
             "workspace",

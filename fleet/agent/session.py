@@ -17,9 +17,10 @@ MOVED = (
 CUT_OFF = "The last attempt was cut off by an error. Check what is done already, then go on with the task."
 
 
-def session_of_run(run_id: str) -> str:
-    """Return the id of the session that a run begins: always the same one, so that it is known also of a lost run."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"fleet:run:{run_id}"))
+def session_of_task(task_id: str) -> str:
+    """Return the id of the session that a task begins: always the same one, so that it is known also when the first
+    run was lost before it could tell."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"fleet:task:{task_id}"))
 
 
 def usable(entries: Sequence[dict[str, Any]]) -> bool:

@@ -100,16 +100,18 @@ class Workspaces:
         self.config = config
         self.folder = config.work_path
 
-    def folder_of(self, task_id: str, continue_from: str | None = None) -> str:
-        """Return the task whose folder a task works in: one that goes on with another's session works where it did."""
-        if continue_from is None:
+    def folder_of(self, workspace: Workspace, task_id: str, continue_from: str | None = None) -> str:
+        """Return the task whose folder a task works in: one that goes on with another's session works where that one
+        did, unless it asks for something else."""
+        kind = "scratch" if workspace.kind is WorkspaceKind.SCRATCH else "worktrees"
+        if continue_from is None or workspace.kind is WorkspaceKind.DIRECTORY:
             return task_id
-        for kind in ("worktrees", "scratch"):
-            earlier = self._read_note(self.folder / kind / continue_from).get("of") or continue_from
-            if (self.folder / kind / earlier).is_dir():
-                self._note(self.folder / kind / task_id, {"of": earlier})
-                return str(earlier)
-        return task_id
+        folder = self.folder / kind
+        earlier = str(self._read_note(folder / continue_from).get("of") or continue_from)
+        if not (folder / earlier).is_dir() or self._read_note(folder / earlier).get("asked") != str(workspace):
+            return task_id
+        self._note(folder / task_id, {"of": earlier})
+        return earlier
 
     async def prepare(self, workspace: Workspace, task_id: str) -> Prepared:
         """Make the folder of a task's run, or find it again.
@@ -123,7 +125,7 @@ class Workspaces:
             path = self.folder / "scratch" / task_id
             reused = path.is_dir()
             path.mkdir(parents=True, exist_ok=True)
-            self._note(path, {"kind": "scratch", "done": False})
+            self._note(path, {"kind": "scratch", "asked": str(workspace), "done": False})
             return Prepared(path.resolve(), workspace.kind, reused=reused)
         try:
             return await self._worktree(workspace, task_id)
@@ -152,7 +154,14 @@ class Workspaces:
                 base = await self._base(repository, path, branch, workspace.ref)
             self._note(
                 path,
-                {"kind": "worktree", "repository": str(repository), "branch": branch, "base": base, "done": False},
+                {
+                    "kind": "worktree",
+                    "repository": str(repository),
+                    "branch": branch,
+                    "base": base,
+                    "done": False,
+                    "asked": str(workspace),
+                },
             )
         return Prepared(path.resolve(), workspace.kind, branch, str(base), repository, reused)
 
@@ -245,6 +254,7 @@ class Workspaces:
         """Note that the outcome of the task's run is committed: its folder may be cleared up some day."""
         for kind in ("worktrees", "scratch"):
             path = self.folder / kind / task_id
+            path = path.with_name(str(self._read_note(path).get("of") or task_id))
             if path.is_dir():
                 self._note(path, self._read_note(path) | {"done": True, "done_at": time.time()})
 

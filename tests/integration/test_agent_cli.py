@@ -215,9 +215,8 @@ async def test_a_claude_that_was_killed_is_a_loss_and_another_agent_goes_on_with
     await none_left(order)
 
     other = world.agent("tester-2")
-    again = world.order(
-        before=order, agent_id="tester-2", task={"session_id": lost.session_id}, resume=True, moved=True
-    )
+    # The router does not know the session of a run whose agent was lost: it follows from the task.
+    again = world.order(before=order, agent_id="tester-2", resume=True, moved=True)
     outcome = await other.run(again)
     assert outcome.status is RunState.SUCCEEDED, outcome
     assert outcome.result is not None

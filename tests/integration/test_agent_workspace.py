@@ -141,12 +141,14 @@ async def test_only_folders_of_committed_outcomes_are_pruned_and_their_work_is_k
 
 
 async def test_a_task_that_goes_on_with_another_works_where_that_one_did(spaces: Workspaces, repo: Path) -> None:
-    first = await spaces.prepare(worktree(repo), "t-1")
-    assert spaces.folder_of("t-2", "t-1") == "t-1"
-    assert (await spaces.prepare(worktree(repo), spaces.folder_of("t-2", "t-1"))).path == first.path
-    assert spaces.folder_of("t-3", "t-2") == "t-1"
-    assert spaces.folder_of("t-4") == "t-4"
-    assert spaces.folder_of("t-5", "t-none") == "t-5"
+    asked = worktree(repo)
+    first = await spaces.prepare(asked, "t-1")
+    assert spaces.folder_of(asked, "t-2", "t-1") == "t-1"
+    assert (await spaces.prepare(asked, "t-1")).path == first.path
+    assert spaces.folder_of(asked, "t-3", "t-2") == "t-1"
+    assert spaces.folder_of(worktree(repo, ref="main"), "t-4", "t-1") == "t-4"
+    assert spaces.folder_of(asked, "t-5") == "t-5"
+    assert spaces.folder_of(asked, "t-6", "t-none") == "t-6"
 
 
 async def test_git_has_a_time_limit(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny, Permis
 from claude_agent_sdk.types import PermissionRuleValue
 
 from fleet.agent.approvals import Permissions, session_rules
-from fleet.agent.session import CUT_OFF, MOVED, first_message, session_of_run, usable, write_transcript
+from fleet.agent.session import CUT_OFF, MOVED, first_message, session_of_task, usable, write_transcript
 from fleet.agent.workspace import check_path
 from fleet.errors import WorkspaceRefused
 from fleet.lifecycle import TaskState
@@ -49,8 +49,8 @@ def test_a_run_says_first_what_its_session_does_not_know(
     assert first_message(order(**changes), entries) == words
 
 
-def test_a_session_follows_from_its_run() -> None:
-    assert session_of_run("r-1") == session_of_run("r-1") != session_of_run("r-2")
+def test_a_session_follows_from_its_task() -> None:
+    assert session_of_task("t-1") == session_of_task("t-1") != session_of_task("t-2")
 
 
 def test_a_transcript_in_which_nothing_was_said_is_of_no_use() -> None:
