@@ -1,0 +1,49 @@
+"""The nodes as Ray tells them, with the memory that is really free on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import psutil
+import ray
+
+from fleet.models import Activity, NodeInfo
+
+MIB = 1024 * 1024
+HEAD = "node:__internal_head__"
+HOST_LABEL = "fleet/host"
+"""Set by `fleet join` and `fleet up --cluster`: a node that comes back has another Ray id, but the same host."""
+
+
+def read_nodes(activities: Iterable[Activity] = ()) -> list[NodeInfo]:
+    """Return the living nodes; blocks for a call of the GCS."""
+    free = {activity.node: activity.node_free_mb for activity in activities if activity.node and activity.node_free_mb}
+    here = ray.get_runtime_context().get_node_id()
+    # The newest figure of this node costs nothing; those of others come with their agents' beats.
+    free[here] = psutil.virtual_memory().available / MIB
+    return [_node(entry, free) for entry in ray.nodes() if entry["Alive"]]
+
+
+def _node(entry: dict[str, Any], free: dict[str, float]) -> NodeInfo:
+    resources, labels = entry["Resources"], dict(entry.get("Labels") or {})
+    memory = resources.get("memory", 0.0) / MIB
+    return NodeInfo(
+        id=entry["NodeID"],
+        name=labels.get(HOST_LABEL) or entry["NodeManagerHostname"],
+        address=entry["NodeManagerAddress"],
+        alive=True,
+        head=HEAD in resources,
+        cpus=resources.get("CPU", 0.0),
+        cpus_free=resources.get("CPU", 0.0),
+        memory_mb=memory,
+        memory_free_mb=free.get(entry["NodeID"], 0.0),
+        labels=labels,
+    )
+
+
+def request_nodes(bundles: Iterable[dict[str, float]]) -> None:
+    """Tell Ray's autoscaler what is wanted and fits nowhere; an empty list takes the wish back."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[{key: value for key, value in bundle.items() if value} for bundle in bundles])

@@ -1,0 +1,136 @@
+"""Where an agent goes, and which agent gets a task: decisions as values that explain themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fleet.models import NodeInfo, Role
+
+
+@dataclass(slots=True)
+class NodeLoad:
+    """A node with what our agents hold of it.
+
+    Attributes:
+        info: as Ray and the agents tell it.
+        cpus: reserved by our agents.
+        memory_mb: reserved by our agents.
+        agents: how many of ours are there, by role.
+    """
+
+    info: NodeInfo
+    cpus: float = 0.0
+    memory_mb: float = 0.0
+    agents: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many agents are there."""
+        return sum(self.agents.values())
+
+    def take(self, role: Role) -> None:
+        """Count one agent more."""
+        self.cpus += role.cpus
+        self.memory_mb += role.memory_mb
+        self.agents[role.name] = self.agents.get(role.name, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an agent goes.
+
+    Attributes:
+        node: the node's id; None when none takes it.
+        why: one sentence: why this node, or why each refused.
+    """
+
+    node: str | None
+    why: str
+
+
+def refusal(role: Role, load: NodeLoad, floor_mb: float) -> str:
+    """Return why a node takes no agent of a role now, "" when it does."""
+    info = load.info
+    if not info.alive:
+        return "is away"
+    if info.draining:
+        return "drains"
+    wrong = [f"{key}={value}" for key, value in role.labels.items() if info.labels.get(key) != value]
+    if wrong:
+        return f"lacks label {', '.join(wrong)}"
+    if load.cpus + role.cpus > info.cpus + 1e-9:
+        return f"{info.cpus - load.cpus:g} of {info.cpus:g} CPUs free, needs {role.cpus:g}"
+    if info.memory_mb and load.memory_mb + role.memory_mb > info.memory_mb:
+        return f"{_gib(info.memory_mb - load.memory_mb)} GiB unreserved, needs {_gib(role.memory_mb)}"
+    needed = role.memory_mb + floor_mb
+    if info.memory_free_mb and info.memory_free_mb < needed:
+        return f"{_gib(info.memory_free_mb)} GiB free, needs {_gib(needed)}"
+    return ""
+
+
+def place(role: Role, loads: Iterable[NodeLoad], floor_mb: float) -> Placement:
+    """Choose the node for an agent of a role: the emptiest when it spreads, the fullest that has room when it packs."""
+    fitting: list[NodeLoad] = []
+    refusals: list[str] = []
+    for load in loads:
+        if why := refusal(role, load, floor_mb):
+            refusals.append(f"{load.info.name} refused: {why}")
+        else:
+            fitting.append(load)
+    if not fitting:
+        return Placement(None, "; ".join(refusals[:5]) or "there is no node")
+
+    def rank(load: NodeLoad) -> tuple[float, ...]:
+        same, busy = load.agents.get(role.name, 0), load.cpus / max(load.info.cpus, 0.001)
+        return (same, load.count, busy) if role.spread else (-load.count, -busy)
+
+    best = min(fitting, key=rank)
+    if role.spread:
+        same = best.agents.get(role.name, 0)
+        why = f"{best.info.name} has the fewest agents of its role ({same}) of {len(fitting)} nodes"
+    else:
+        why = f"{best.info.name} is the fullest node with room ({best.count} agents)"
+    return Placement(best.info.id, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An idle agent as the choice sees it."""
+
+    agent_id: str
+    node: str | None
+    runs: int
+
+
+def choose(
+    candidates: Iterable[Candidate],
+    busy_on_node: Mapping[str, int],
+    free_mb: Mapping[str, float],
+    names: Mapping[str, str],
+) -> tuple[str, str]:
+    """Choose the agent for a task among idle ones: least busy node, then most free memory, then fewest runs.
+
+    Returns:
+        The agent's id and why.
+
+    Raises:
+        ValueError: there is no candidate.
+    """
+    best = min(
+        candidates,
+        key=lambda agent: (
+            busy_on_node.get(agent.node or "", 0),
+            -round(free_mb.get(agent.node or "", 0.0) / 1024),
+            agent.runs,
+            agent.agent_id,
+        ),
+    )
+    node = best.node or ""
+    where = names.get(node, node[:8] or "its node")
+    free = f", {_gib(free_mb[node])} GiB free" if free_mb.get(node) else ""
+    return best.agent_id, f"idle on {where} ({busy_on_node.get(node, 0)} busy there{free}), {best.runs} runs before"
+
+
+def _gib(mb: float) -> str:
+    return f"{mb / 1024:.1f}"
