@@ -181,7 +181,8 @@ def results(api: Api, ended: list[dict[str, Any]]) -> None:
             str(task.get("turns", 0)),
             tokens(task.get("usage")),
             money(task.get("cost_usd")),
-            Text(line_of(task.get("title") or task["prompt"], 60)),
+            # The other columns take 66.
+            Text(line_of(task.get("title") or task["prompt"], max(out.width - 68, 12))),
         )
     out.print(table)
     for task in ended:

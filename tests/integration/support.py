@@ -159,12 +159,15 @@ def temporary_home(settings: str = "", **extra: str) -> Iterator[Home]:
     """Yield a home; at the end nothing of it may run. The folder is kept when the test failed."""
     folder = Path(tempfile.mkdtemp(prefix=f"fl{os.getpid()}-", dir="/tmp"))
     home = Home(folder, settings, extra).prepare()
+    count = 0
     try:
         yield home
         home.down()
-    finally:
-        # Also when the test failed: the next one needs the machine.
+    except BaseException:
+        # The next test needs the machine.
         home.fleet("down", code=None)
+        raise
+    finally:
         count = processes.kill_until_none(home.processes)
     assert count == 0, f"{count} processes had to be killed"
     shutil.rmtree(folder, ignore_errors=True)
