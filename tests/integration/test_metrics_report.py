@@ -36,6 +36,7 @@ def test_a_wrong_span_is_named(fleet: Home) -> None:
 def test_every_part_writes_json_lines_into_rays_log_folder(fleet: Home) -> None:
     with fleet.connect() as api:
         task = api.submit("qa_tester", "say: hello").wait(240)
+        agent = task.refresh().task.agent_id
     logs = Path(fleet.record()["temp_dir"]) / "session_latest" / "logs"
 
     def lines(part: str) -> list[dict[str, str]]:
@@ -46,6 +47,6 @@ def test_every_part_writes_json_lines_into_rays_log_folder(fleet: Home) -> None:
         found = until(lambda part=part: lines(part), f"{part} writes log lines")  # type: ignore[misc]
         assert all(line["part"] == part and line["action"] and line["at"].endswith("Z") for line in found)
     until(
-        lambda: any(line.get("task") == task.id for line in lines(f"agent-{task.refresh().task.agent_id}")),
+        lambda: any(line.get("task") == task.id for line in lines(f"agent-{agent}")),
         "the agent's lines carry the task's id",
     )
