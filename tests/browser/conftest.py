@@ -82,17 +82,30 @@ class Watch:
             self.wrong.append(f"request to {url}")
 
 
+@pytest.fixture(scope="package")
+def contexts(browser: Browser) -> Iterator[dict[str, BrowserContext]]:
+    """Contexts by their options: pages of equal ones share the cache, so that each opens quickly."""
+    made: dict[str, BrowserContext] = {}
+    yield made
+    for context in made.values():
+        context.close()
+
+
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[OpenPage]:
+def open_page(browser: Browser, contexts: dict[str, BrowserContext]) -> Iterator[OpenPage]:
     """Open pages, logged in; at the end each must have been without errors and foreign requests."""
-    contexts: list[BrowserContext] = []
+    pages: list[Page] = []
     watches: list[Watch] = []
 
     def open_(login: str, path: str = "/ui/", *, wait: str = ".f-view", **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, "locale": "en-GB", **options})
-        context.set_default_timeout(WAIT_MS)
-        contexts.append(context)
-        page = context.new_page()
+        key = repr(sorted(options.items()))
+        if key not in contexts:
+            contexts[key] = browser.new_context(
+                **{"viewport": {"width": 1440, "height": 900}, "locale": "en-GB", **options}
+            )
+            contexts[key].set_default_timeout(WAIT_MS)
+        page = contexts[key].new_page()
+        pages.append(page)
         watch = Watch(urlsplit(login).netloc)
         watch.follow(page)
         watches.append(watch)
@@ -102,8 +115,8 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         return page
 
     yield open_
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     wrong = [line for watch in watches for line in watch.wrong]
     assert not wrong, "\n".join(wrong)
 

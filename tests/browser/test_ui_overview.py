@@ -141,10 +141,7 @@ class TestAgent:
         stage.do(stage.frames(run, frames))
         page = open_page(stage.login, f"/ui/?tab=tasks&task={run.task_id}", wait=".f-tr-item")
         expect(page.get_by_text("step 3333 of many")).to_be_visible()
-        seen = page.evaluate(
-            "() => performance.getEntriesByType('navigation')[0].loadEventEnd && document.querySelectorAll('.f-tr-item').length"
-        )
-        assert seen < 120, "the whole transcript is in the page: it is not windowed"
+        assert page.locator(".f-tr-item").count() < 120, "the whole transcript is in the page: it is not windowed"
         expect(page.locator(".f-tr-bar")).to_contain_text("6,668 steps")
         body = page.locator(".f-tr-body")
         longest = body.evaluate(

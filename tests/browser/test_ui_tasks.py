@@ -85,6 +85,7 @@ class TestTable:
         expect(rows).to_have_count(3)
         assert place(page)["q"] == "Waits 1"
         page.get_by_label("Words in the prompt").fill("")
+        expect(rows).to_have_count(14)
         page.get_by_label("Role", exact=True).locator("visible=true").select_option("api_developer")
         expect(rows).to_have_count(2)
         page.go_back()

@@ -100,16 +100,32 @@ export function button(label, onClick, { kind = "", title = null, aria = null, d
   return h("button", { type: "button", class: `f-btn ${kind}`, title, "aria-label": aria, disabled, id, on: { click: onClick } }, label);
 }
 
-/** A long text: the first part, with a button for the rest; a line of a megabyte must not stop the page. */
+const PIECE = 4000;
+
+/** A long text: the first part, with a button for the rest. The rest comes in pieces that are laid out only when they
+ * are seen: one line of a megabyte in one piece holds the browser up for tens of seconds. */
 export function longText(text, { limit = 4000, tag = "pre", cls = "f-pre" } = {}) {
-  const full = String(text ?? "");
+  const full = visible(text);
   if (full.length <= limit) return h(tag, { class: cls, text: full });
   const body = h(tag, { class: cls, text: full.slice(0, limit) });
   const more = button(`Show all ${full.length.toLocaleString()} characters`, () => {
-    body.textContent = visible(full);
+    put(body, pieces(full).map((piece) => h("div", { class: "f-piece", text: piece })));
     more.remove();
   }, { kind: "link" });
   return h("div", { class: "f-long" }, body, more);
+}
+
+/** Cut a text into pieces, at ends of lines where there are any. */
+export function pieces(text) {
+  const out = [];
+  for (let at = 0; at < text.length; ) {
+    let end = Math.min(at + PIECE, text.length);
+    const line = text.lastIndexOf("\n", end - 1);
+    if (end < text.length && line >= at) end = line + 1;
+    out.push(text.slice(at, end));
+    at = end;
+  }
+  return out;
 }
 
 /** The pill of a state. */
