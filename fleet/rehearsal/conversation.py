@@ -8,13 +8,15 @@ requests); they are counted by the ids of the tool calls that the scripts themse
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 CALL_ID = re.compile(r"^toolu_o(\d+)s(\d+)([a-z]*)_")
 """`toolu_o<order>s<step><kind>_<nonce>`: which order of the conversation, which of its steps."""
 
 INTERRUPTED = ("[Tool call interrupted", "[Tool result missing", "[Request interrupted")
+REJECTED = "The user doesn't want to proceed with this tool use"
+"""What Claude Code gives as the result of a call that was interrupted."""
 CONTINUES = ("You were moved", "The last attempt was cut off", "Continue from where you left off")
 """How a resumed run is told to go on; it is no new order."""
 CUT_ANSWER = ("Output token limit hit", "Your response above was cut off", "Please continue from where you left off")
@@ -136,6 +138,9 @@ def read(body: dict[str, Any]) -> Conversation:
                     continue
                 if said.startswith(CONTINUES) and orders:
                     moved_at, working = len(calls), True
+                    if calls and calls[-1].text.startswith(REJECTED):
+                        # An interrupt of the fleet's own, and the session goes on: nobody knows what the call did.
+                        calls[-1] = replace(calls[-1], interrupted=True)
                 elif said.startswith(CUT_ANSWER) and orders:
                     working = True
                 elif working:
