@@ -32,7 +32,9 @@ class _Remote:
                 reply = self._send(name, args, kwargs)
                 if name in self.endless:
                     return await reply
-                return await asyncio.wait_for(_settle(reply), CALL_TIMEOUT_S)
+                # Not `wait_for`: before Python 3.12 it swallows a cancellation that meets the answer.
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    return await reply
             except FleetError:
                 raise
             except ray_errors.RayTaskError as error:
@@ -60,10 +62,6 @@ class _Remote:
             part=self.part,
             retry_after_s=1.0,
         )
-
-
-async def _settle(reply: Any) -> Any:
-    return await reply
 
 
 class StoreHandle(_Remote):

@@ -111,12 +111,12 @@ class RayLauncher:
         return AgentHandle(agent_id)
 
     def nodes(self, activities: Sequence[Any]) -> list[NodeInfo]:
-        from fleet.router.nodes import read_nodes
+        from fleet.router.ray_nodes import read_nodes
 
         return read_nodes(activities)
 
     def request_nodes(self, bundles: Sequence[dict[str, float]]) -> None:
-        from fleet.router.nodes import request_nodes
+        from fleet.router.ray_nodes import request_nodes
 
         request_nodes(bundles)
 

@@ -14,7 +14,7 @@ def test_the_demo_mends_a_repository(home: Home) -> None:
     assert "rehearsal" in done.stdout
     repository = home.home / "repository"
     assert str(repository) in done.stdout
-    assert tests_pass(repository), "the bug is fixed and the new tests pass, run by hand"
+    assert suite_passes(repository), "the bug is fixed and the new tests pass, run by hand"
     assert (home.home / "fleet.duckdb").exists()
     # The rows are there for the next fleet of this home.
     home.up()
@@ -23,7 +23,7 @@ def test_the_demo_mends_a_repository(home: Home) -> None:
     assert {row["state"] for row in rows} == {"succeeded"}
 
 
-def tests_pass(repository: Path) -> bool:
+def suite_passes(repository: Path) -> bool:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
         cwd=repository,
