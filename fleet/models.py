@@ -179,6 +179,9 @@ class Role(Model):
     approvals: Approvals = Approvals.DENY
     approval_timeout_s: float = Field(600.0, gt=0)
     approval_default: Literal["allow", "deny"] = "deny"
+    approval_hold_s: float = Field(600.0, gt=0)
+    """How long a waiting call holds its process; after that the process is ended, and the task resumes when somebody
+    has decided."""
 
 
 class TaskSpec(Model):

@@ -20,6 +20,7 @@ log = logging.getLogger("fleet.agent")
 
 Ask = Callable[[Approval], Awaitable[None]]
 Withdraw = Callable[[str], Awaitable[None]]
+Park = Callable[[str], None]
 Note = Callable[[str, dict[str, Any]], None]
 
 
@@ -32,12 +33,12 @@ class Permissions:
         waiting: how many calls wait now.
     """
 
-    def __init__(self, order: RunOrder, ask: Ask, withdraw: Withdraw, note: Note) -> None:
+    def __init__(self, order: RunOrder, ask: Ask, withdraw: Withdraw, note: Note, park: Park) -> None:
         self.order = order
         self.denials: list[dict[str, Any]] = []
         self.waited_s = 0.0
         self.waiting = 0
-        self._ask, self._withdraw, self._note = ask, withdraw, note
+        self._ask, self._withdraw, self._note, self._park = ask, withdraw, note, park
         self._open: dict[str, asyncio.Future[Approval]] = {}
 
     async def can_use_tool(
@@ -81,11 +82,18 @@ class Permissions:
         self._note("approval_asked", words)
         log.info("approval asked task=%s run=%s approval=%s", approval.task_id, approval.run_id, approval.id)
         left = False
+        role = self.order.role
         try:
-            deadline = time.monotonic() + self.order.role.approval_timeout_s
+            deadline = time.monotonic() + min(role.approval_timeout_s, role.approval_hold_s)
             await self._tell(approval, deadline)
             decided = await asyncio.wait_for(future, max(0.0, deadline - time.monotonic()))
         except TimeoutError:
+            if role.approval_hold_s < role.approval_timeout_s:
+                # The person may take long, and 200 MB of memory must not wait with the call: the run is parked, and
+                # what is left of it here is cancelled.
+                self._note("approval_parked", words)
+                self._park(approval.id)
+                await asyncio.Event().wait()
             left = True
             allow = self.order.role.approval_default == "allow"
             decided = approval.model_copy(

@@ -92,10 +92,11 @@ class Runner:
         self.journal = Journal(
             around.store, run_id=run.id, task_id=run.task_id, agent_id=run.agent_id, on_contact=around.on_contact
         )
-        self.permissions = Permissions(order, around.ask, around.withdraw, self._state)
+        self.permissions = Permissions(order, around.ask, around.withdraw, self._state, self._park)
         self._transport: GuardedTransport | None = None
         self._client: ClaudeSDKClient | None = None
         self._ending: Ending | None = None
+        self._parked_for: str | None = None
         self._work: asyncio.Task[Ending] | None = None
         self._wake = asyncio.Event()
         self._sent: list[str] = []
@@ -128,6 +129,14 @@ class Runner:
         self._wake.set()
         if self._client is None and self._work is not None:
             self._work.cancel()
+
+    def _park(self, approval_id: str) -> None:
+        """End the process, but not the task: it resumes when somebody has decided."""
+        if self._ending is None:
+            self._parked_for = approval_id
+            self._ending = Ending(RunState.PARKED, None, "A tool call waits for a person; the run resumes after that.")
+            self._accepting = False
+            self._wake.set()
 
     async def message(self, text: str) -> bool:
         """Put a message into the conversation; False when it is over or has not begun."""
@@ -416,6 +425,11 @@ class Runner:
     async def _interrupted(self, transport: GuardedTransport) -> Ending:
         """Stop the turn: asked politely first, then by signals; the guard kills after its grace."""
         assert self._ending is not None and self._client is not None
+        if self._ending.status is RunState.PARKED:
+            # Not interrupted: the transcript must end with the call that waits, as the resumed session shall see it.
+            transport.signal(signal.SIGTERM)
+            await transport.ended(INTERRUPT_S)
+            return self._ending
         before = len(self.facts.results)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._client.interrupt(), INTERRUPT_S)
@@ -504,6 +518,7 @@ class Runner:
             usage=facts.usage,
             turns=facts.turns,
             finished_at=now,
+            approval_id=self._parked_for,
         )
 
     async def _result(self, now: float) -> Result:

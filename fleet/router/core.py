@@ -110,6 +110,8 @@ class RouterCore:
         """The last tasks that ended, for those whose rows were being committed just then."""
         self._unattached: set[str] = set()
         """Agents of a former router that have not said yet what they have."""
+        self.away: set[str] = set()
+        """Agents that have not been heard for a while: they get nothing to do."""
         self.since = 0.0
 
     # The start.
@@ -479,6 +481,22 @@ class RouterCore:
         )
         return effects
 
+    def agent_away(self, agent_id: str, now: float, chance: float) -> Effects:
+        """An agent is silent for longer than its lease: its run has ended by itself, and its task goes on elsewhere.
+
+        The agent may be heard again, on a node that was cut off; what it brings of that run is refused then.
+        """
+        effects = Effects()
+        lost = [run for run in self.runs.values() if run.agent_id == agent_id]
+        for run in lost:
+            self._lose_run(run, Reason.NODE_LOST, effects, now, chance)
+        agent = self.agents.get(agent_id)
+        if agent is not None and lost:
+            why = "it cannot be reached; its task goes on elsewhere"
+            agent = agent.model_copy(update={"why": why, "updated_at": now})
+            self.agents[agent_id] = effects.agents[agent_id] = agent
+        return effects
+
     def launch_failed(self, agent_id: str, incarnation: int, why: str, now: float) -> Effects:
         """An agent's actor could not be started; it is tried again later."""
         effects = Effects()
@@ -680,6 +698,16 @@ class RouterCore:
             effects.approvals[approval_id] = approval.model_copy(update={"state": state, "decided_at": now})
         return effects
 
+    def _expire_approvals(self, effects: Effects, now: float) -> None:
+        """Decide for nobody what parked tasks have waited for in vain; an agent that holds its call decides itself."""
+        for approval in [approval for approval in self.approvals.values() if self._parked_too_long(approval, now)]:
+            allow = self._role_of(approval.role).approval_default == "allow"
+            words = "" if allow else "Nobody answered in time, so the call is not made."
+            effects.merge(self.decide(approval.id, allow, "once", words, None, "timeout", now)[1])
+
+    def _parked_too_long(self, approval: Approval, now: float) -> bool:
+        return approval.expires_at <= now and approval.run_id not in self.runs
+
     def _withdraw_of(self, run_id: str, effects: Effects, now: float) -> None:
         run = effects.runs.get(run_id)
         if run is not None and run.state is RunState.PARKED:
@@ -748,6 +776,7 @@ class RouterCore:
         """Do what is due: tasks whose time has come, agents to start or give back, runs to dispatch."""
         effects = Effects()
         self._wake_due(effects, now)
+        self._expire_approvals(effects, now)
         self._unblock(effects, now)
         self._scale(effects, now)
         effects.merge(self._reconcile(now))
@@ -758,6 +787,7 @@ class RouterCore:
         """Return when `schedule` has something to do by itself, None when only a message can bring it."""
         times = [at for at, _ in self._due[:1]]
         times += [at for agent_id, at in self._launch_at.items() if agent_id in self.agents]
+        times += [approval.expires_at for approval in self.approvals.values() if approval.run_id not in self.runs]
         times += [at for at in self.drained.values() if at is not None and at > now]
         if any(role.max_agents is not None for role in self.roles.values()):
             times.append(now + 1.0)
@@ -891,6 +921,8 @@ class RouterCore:
         idle: dict[str, list[AgentInfo]] = defaultdict(list)
         busy_on: dict[str, int] = defaultdict(int)
         for agent in self.agents.values():
+            if agent.id in self.away:
+                continue
             if agent.state is AgentState.IDLE and agent.wanted and not self._draining(agent):
                 idle[agent.role].append(agent)
             elif agent.state is AgentState.BUSY:
@@ -1064,8 +1096,11 @@ class RouterCore:
         queue.push(task.id, task.priority, task.queued_at or task.created_at)
 
     def _role(self, task: Task) -> Role:
+        return self._role_of(task.role)
+
+    def _role_of(self, name: str) -> Role:
         # A role may have left the settings while its tasks ran.
-        return self.roles.get(task.role) or Role(name=task.role, prompt="gone")
+        return self.roles.get(name) or Role(name=name, prompt="gone")
 
     def _role_state(self, role: str) -> RoleState:
         return self.role_states.get(role) or RoleState(role=role)

@@ -275,6 +275,29 @@ async def test_a_person_decides_a_call_outside_the_rules(make: Make, allow: bool
     assert ("use make" in str(world.model.requests[-1]["messages"])) is not allow
 
 
+async def test_a_long_wait_for_a_person_frees_the_process_and_the_run_goes_on_after_the_decision(make: Make) -> None:
+    command = {"command": "touch made.txt", "description": "make a file"}
+    world = await make(call("Bash", **command), call("Bash", **command), say("Done."))
+    role = ROLE.model_copy(
+        update={"tools": ("Read", "Bash(git *)"), "approvals": Approvals.ASK, "approval_hold_s": 0.5}
+    )
+    order = world.order(role=role)
+    parked = await world.agent().run(order)
+    assert parked.status is RunState.PARKED, parked
+    assert parked.approval_id == world.store.asked[0].id
+    await none_left(order)
+    # What the router does when somebody has allowed it: another run of the same session, with the rule.
+    words = "A person allowed your Bash call that waited. Make it now and go on."
+    task = {"session_id": parked.session_id}
+    rules = ("Bash(touch made.txt)",)
+    again = world.order(role=role, before=order, task=task, resume=True, message=words, rules=rules)
+    outcome = await world.agent().run(again)
+    assert outcome.result is not None, outcome
+    assert (Path(outcome.result.workspace_path or "") / "made.txt").exists()
+    assert words in str(world.model.requests[-1]["messages"])
+    assert len(world.store.asked) == 1
+
+
 async def test_failures_of_the_model_have_their_reasons(make: Make) -> None:
     world = await make({"status": 404})
     agent = world.agent()
