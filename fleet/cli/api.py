@@ -105,6 +105,10 @@ class Api:
         """Say something to an agent."""
         return self._fleet.send(agent, text)
 
+    def interrupt(self, agent: str) -> bool:
+        """End what an agent runs now; False when it runs nothing."""
+        return self._fleet.interrupt(agent)
+
     # Tasks
 
     def submit(self, specs: Sequence[Row]) -> list[Row]:
