@@ -35,12 +35,13 @@ class _Remote:
                 # Not `wait_for`: before Python 3.12 it swallows a cancellation that meets the answer.
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     return await reply
-            except FleetError:
-                raise
             except ray_errors.RayTaskError as error:
+                # Before FleetError: Ray raises a class of its own that is both, and no table knows it.
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, FleetError):
                     raise cause from None
+                raise
+            except FleetError:
                 raise
             except TimeoutError as error:
                 raise self._away(f"no answer in {CALL_TIMEOUT_S:.0f} s", error) from error
