@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -10,7 +11,7 @@ import typer
 from rich.text import Text
 
 from fleet.cli import state
-from fleet.cli.output import Json, ago, money, out, show_json, state_text, table
+from fleet.cli.output import Json, ago, err, money, out, show_json, state_text, table
 from fleet.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def down(home: Home = None, json: Json = False) -> None:
     """End the fleet and everything it started."""
     from fleet.cluster.down import down as end
 
-    settings = state.settings(home=home)
+    settings = settings_to_end(home)
     ended = end(settings)
     if json:
         show_json({"ran": ended.ran, "killed": ended.killed})
@@ -137,6 +138,18 @@ def down(home: Home = None, json: Json = False) -> None:
         out.print(f"No fleet was running in {settings.home}; {ended.killed} leftover processes were ended.")
     else:
         out.print(f"No fleet is running in {settings.home}.")
+
+
+def settings_to_end(home: Path | None) -> FleetConfig:
+    """Return the settings; a file that became wrong meanwhile must not keep a fleet from ending."""
+    from fleet.config import load_config
+    from fleet.errors import ConfigError
+
+    try:
+        return state.settings(home=home)
+    except ConfigError as error:
+        err.print(Text(f"{error.message}\nThe home is taken from --home, FLEET_HOME or the default."))
+        return load_config(os.devnull, home=home or state.given.home)
 
 
 def status(json: Json = False) -> None:
