@@ -20,6 +20,16 @@ from fleet.models import Model
 OBJECT_STORE_BYTES = 200_000_000
 """Messages are kilobytes; the default is 30 % of the memory."""
 
+HEAD_AWAY_S = 300
+"""How long workers hold on while the head is away."""
+AWAY = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_AWAY_S)}
+"""Variables of every node of a cluster: Ray's own patience is 60 s, too short for a machine that boots."""
+
+
+def gcs_folder(home: Path) -> Path:
+    """Return where a cluster's GCS keeps its state."""
+    return home / "gcs"
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -104,9 +114,13 @@ class ClusterHead(Model):
         Autoscaler v2 starts one worker too few with provider `local` (measured on Ray 2.60), so it is v1.
         """
         return {
+            # A dead raylet refuses its connection, which is seen after 5 s. One that was cut off has 55 s to come back:
+            # what it ran has moved by then, but its processes need not start anew.
+            "RAY_health_check_failure_threshold": "10",
             "RAY_gcs_storage": "rocksdb",
-            "RAY_gcs_storage_path": str(home / "gcs"),
+            "RAY_gcs_storage_path": str(gcs_folder(home)),
             "RAY_enable_autoscaler_v2": "0",
+            **AWAY,
         }
 
 

@@ -6,10 +6,12 @@ head that says the fleet is over ends it, with everything that runs below. SIGTE
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +26,7 @@ import psutil
 
 from fleet.cluster import processes
 from fleet.cluster.beacon import PORT_AFTER_RAY, Listener
-from fleet.cluster.head import OBJECT_STORE_BYTES
+from fleet.cluster.head import AWAY, OBJECT_STORE_BYTES, fresh_temp_dir
 from fleet.cluster.ray_env import ray_environment
 from fleet.errors import Conflict, InvalidInput, StartFailed
 from fleet.revision import revision
@@ -70,7 +72,7 @@ def join(
     token = Path.home() / ".ray" / "auth_token"
     if not token.is_file():
         raise StartFailed(f"Expected the cluster's token at {token}: copy it from the head (file_mounts does).")
-    env = ray_environment(os.environ, instance=instance, ray_token_path=token, loopback=False)
+    env = ray_environment(os.environ, instance=instance, ray_token_path=token, loopback=False) | AWAY
     orders = {"address": address, "home": str(home), "labels": dict(labels or {}), "cpus": cpus}
     (home / "logs").mkdir(exist_ok=True)
     with (home / "logs" / "node.log").open("ab") as errors:
@@ -138,6 +140,8 @@ class Node:
         self.listener: Listener | None = None
         self.ray: subprocess.Popen[bytes] | None = None
         self.address = ""
+        # Of its own, as the head's is: short for Ray's Unix sockets, and removed at the end.
+        self.temp_dir = Path("/tmp") / f"fleetn-{hashlib.sha256(str(self.home).encode()).hexdigest()[:10]}"
 
     def start(self) -> None:
         """Meet the head and start Ray. Raises StartFailed."""
@@ -172,6 +176,7 @@ class Node:
             "--block",
             "--disable-usage-stats",
             f"--object-store-memory={OBJECT_STORE_BYTES}",
+            f"--temp-dir={self.temp_dir}",
         ]
         if self.cpus is not None:
             arguments.append(f"--num-cpus={self.cpus:g}")
@@ -179,6 +184,7 @@ class Node:
         labels = {"fleet/host": socket.gethostname(), **self.labels}
         arguments.append("--labels=" + ",".join(f"{key}={value}" for key, value in labels.items()))
         keeper = os.getpid()
+        fresh_temp_dir(self.temp_dir)
         with (self.home / "logs" / "ray-node.log").open("ab") as output:
             self.ray = subprocess.Popen(
                 [sys.executable, "-m", "ray.scripts.scripts", *arguments],
@@ -243,6 +249,7 @@ class Node:
             except subprocess.TimeoutExpired:
                 log.warning("raylet does not end, killing it")
         processes.kill_until_none(processes.descendants)
+        shutil.rmtree(self.temp_dir, ignore_errors=True)
 
 
 def _raise_stop(number: int, frame: FrameType | None) -> NoReturn:

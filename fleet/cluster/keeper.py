@@ -28,7 +28,7 @@ import psutil
 
 from fleet.cluster import processes
 from fleet.cluster.beacon import PORT_AFTER_RAY, Beacon
-from fleet.cluster.head import ClusterHead, Head, fresh_temp_dir, plan_head, start_head
+from fleet.cluster.head import HEAD_AWAY_S, ClusterHead, Head, fresh_temp_dir, gcs_folder, plan_head, start_head
 from fleet.cluster.record import RunRecord, take_lock, write_record
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, StartFailed, from_dict
@@ -97,6 +97,7 @@ class Keeper:
             self.env |= lay_out(self.config.home, self.temp_dir)
             self.head = plan_head(str(self.temp_dir), self.config.dashboard_port, self.cluster)
             if self.cluster is not None and self.beacon is None:
+                self._forget_old_cluster()
                 port = self.cluster.ray_port + PORT_AFTER_RAY
                 self.beacon = Beacon(self.cluster.ip, port, {"revision": revision()})
             log.info("head start address=%s dashboard=%s", self.head.address, self.head.dashboard_port)
@@ -108,6 +109,14 @@ class Keeper:
         self._wait_for_gateway(60.0)
         self._record()
         log.info("fleet up url=%s", self.url)
+
+    def _forget_old_cluster(self) -> None:
+        """Remove what a GCS left on disk long ago: workers wait for a lost head for a while only."""
+        folder = gcs_folder(self.config.home)
+        if folder.exists():
+            newest = max((file.stat().st_mtime for file in folder.rglob("*")), default=0.0)
+            if time.time() - newest > HEAD_AWAY_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def url(self) -> str:
@@ -158,6 +167,7 @@ class Keeper:
         self.config.record_path.unlink(missing_ok=True)
         if self.joined is None:
             shutil.rmtree(self.temp_dir, ignore_errors=True)
+            shutil.rmtree(gcs_folder(self.config.home), ignore_errors=True)
         log.info("fleet down")
 
     def _clear(self) -> None:

@@ -46,6 +46,7 @@ from fleet.router.effects import (
     RequestNodes,
     StopAgent,
 )
+from fleet.router.retry import LEASE_MARGIN_S
 
 log = logging.getLogger("fleet.router")
 
@@ -155,6 +156,8 @@ class Router:
         self._handles: dict[str, Agent] = {}
         self._stale: StaleEpoch | None = None
         self._asked: set[str] = set()
+        self._heard: dict[str, tuple[tuple[int, float], float]] = {}
+        """Agent → its last sign of life, and when it came."""
         self._changed = asyncio.Event()
 
     # The start and the end.
@@ -515,8 +518,11 @@ class Router:
             try:
                 self.core.set_activities(await self.store.activities())
             except FleetError:
+                # While the store is away nobody can be heard: everybody's silence begins anew.
+                self._heard.clear()
                 continue
             now = self._clock()
+            self._listen(now)
             for agent in list(self.core.agents.values()):
                 seen = self.core.activities.get(agent.id)
                 last = max(seen.at if seen else 0.0, agent.updated_at)
@@ -524,6 +530,28 @@ class Router:
                 if there and now - last > SILENT_S and agent.id not in self._asked:
                     self._asked.add(agent.id)
                     self._spawn(self._probe(agent))
+
+    def _listen(self, now: float) -> None:
+        """Note who is silent. By this process's clock: those of other nodes may be wrong."""
+        away = set()
+        for agent in list(self.core.agents.values()):
+            if agent.state not in (AgentState.IDLE, AgentState.BUSY, AgentState.DRAINING):
+                self._heard.pop(agent.id, None)
+                continue
+            seen = self.core.activities.get(agent.id)
+            beat = (agent.incarnation, seen.at if seen else 0.0)
+            if self._heard.get(agent.id, (None, now))[0] != beat:
+                self._heard[agent.id] = (beat, now)
+            silent = now - self._heard[agent.id][1]
+            if silent > SILENT_S:
+                away.add(agent.id)
+            has_run = any(run.agent_id == agent.id for run in self.core.runs.values())
+            if has_run and silent > self.config.lease_s + LEASE_MARGIN_S:
+                log.warning("agent away agent=%s run=%s silent_s=%.0f", agent.id, agent.run_id, silent)
+                self._put(self.core.agent_away(agent.id, now, self._random.random()))
+        if self.core.away - away:
+            self._wake.set()
+        self.core.away = away
 
     async def _probe(self, agent: AgentInfo) -> None:
         try:

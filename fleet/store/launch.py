@@ -20,6 +20,7 @@ log = logging.getLogger("fleet.store")
 
 MAX_CONCURRENCY = 1000
 """Calls at once: every follower holds one, every agent's batch another."""
+HEAD = "node:__internal_head__"
 RETRY_S = 1.0
 """How long a restarted store that cannot open its file waits before the next try."""
 
@@ -42,9 +43,14 @@ class Store(StoreActor):
 def launch_store(config: FleetConfig) -> Any:
     """Return the store's actor handle, made on this node when there is none yet.
 
-    It is pinned here (`soft=False`): on another node it would find no file and begin an empty one.
+    It is pinned here: on another node it would find no file and begin an empty one. A head that comes back has another
+    node id, so there it is pinned by the head's mark.
     """
     node = ray.get_runtime_context().get_node_id()
+    here = next(entry for entry in ray.nodes() if entry["NodeID"] == node)
+    place: dict[str, Any] = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node, soft=False)}
+    if HEAD in here["Resources"]:
+        place = {"resources": {HEAD: 0.001}}
     return (
         ray.remote(logged(Store, "store", config.log_level))
         .options(
@@ -56,7 +62,7 @@ def launch_store(config: FleetConfig) -> Any:
             max_task_retries=0,
             num_cpus=0,
             max_concurrency=MAX_CONCURRENCY,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
+            **place,
         )
         .remote(
             str(config.store_path),

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+COPIED = ("fleet", "tests/hosts", "cluster.yaml", "pyproject.toml", "README.md", "LICENSE", "serve_app.py")
 NETWORK = "10.9.0"
 USER_ADDRESS = f"{NETWORK}.254"
 NEEDED = ("unshare", "nsenter", "ip", "sshd", "ssh", "ssh-keygen", "rsync")
@@ -35,7 +37,16 @@ def missing() -> str:
 
 
 def enter(scenario: str, folder: Path, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """Run `python -m SCENARIO FOLDER` in a sandbox and return how it ended; everything in it ends with it."""
+    """Run `python -m SCENARIO FOLDER` in a sandbox and return how it ended; everything in it ends with it.
+
+    It runs on a copy of this checkout, so that all hosts have one revision while somebody edits.
+    """
+    source = folder / "source"
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
     command = ["unshare", "-p", "-f", "-m", "-n", "-u", "--mount-proc", "--kill-child", sys.executable, "-m", scenario]
     env = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin",
@@ -43,9 +54,10 @@ def enter(scenario: str, folder: Path, timeout_s: float) -> subprocess.Completed
         "HOME": str(folder),
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(source),
     }
     with (folder / "scenario.log").open("w") as log:
-        process = subprocess.Popen([*command, str(folder)], env=env, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*command, str(folder)], env=env, stdout=log, stderr=subprocess.STDOUT, cwd=source)
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -62,7 +74,7 @@ def wait_for(what: str, ready: Callable[[], object], timeout_s: float = 120.0) -
         try:
             if last := ready():
                 return
-        except (OSError, subprocess.SubprocessError, AssertionError, KeyError, ValueError) as error:
+        except Exception as error:
             last = error
         time.sleep(0.5)
     raise AssertionError(f"after {timeout_s:.0f} s still not: {what} ({last!r})")
