@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -111,15 +112,17 @@ class ClusterHead(Model):
         """Return the variables of a cluster's head.
 
         The GCS keeps its state on disk, so that the workers' actors outlive a head that is killed and started again.
-        Autoscaler v2 starts one worker too few with provider `local` (measured on Ray 2.60), so it is v1.
+        Autoscaler v2 starts one worker too few with provider `local` (measured on Ray 2.60), so it is v1 there; on
+        clouds it is v2, which knows the labels that roles ask for.
         """
+        local = _provider(self.autoscaling_config).get("type", "local") == "local"
         return {
             # A dead raylet refuses its connection, which is seen after 5 s. One that was cut off has 55 s to come back:
             # what it ran has moved by then, but its processes need not start anew.
             "RAY_health_check_failure_threshold": "10",
             "RAY_gcs_storage": "rocksdb",
             "RAY_gcs_storage_path": str(gcs_folder(home)),
-            "RAY_enable_autoscaler_v2": "0",
+            "RAY_enable_autoscaler_v2": "0" if local else "1",
             **AWAY,
         }
 
@@ -130,15 +133,8 @@ def own_address(autoscaling_config: Path | None = None) -> str:
     Raises:
         StartFailed: there is none but loopback.
     """
-    if autoscaling_config is not None:
-        import yaml
-
-        try:
-            provider = yaml.safe_load(autoscaling_config.expanduser().read_text(encoding="utf-8"))["provider"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-            raise StartFailed(f"Expected what `ray up` left at {autoscaling_config}, but: {error}.") from error
-        if provider.get("head_ip"):
-            return str(provider["head_ip"])
+    if head_ip := _provider(autoscaling_config).get("head_ip"):
+        return str(head_ip)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # Connecting a datagram socket sends nothing; it only asks the kernel for the route.
@@ -146,6 +142,18 @@ def own_address(autoscaling_config: Path | None = None) -> str:
             return str(probe.getsockname()[0])
         except OSError as error:
             raise StartFailed("This machine has no address in a network: give it with --node-ip.") from error
+
+
+def _provider(autoscaling_config: Path | None) -> dict[str, Any]:
+    """Return the block `provider` of Ray's bootstrap file, empty without one. Raises StartFailed."""
+    if autoscaling_config is None:
+        return {}
+    import yaml
+
+    try:
+        return dict(yaml.safe_load(autoscaling_config.expanduser().read_text(encoding="utf-8"))["provider"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise StartFailed(f"Expected what `ray up` left at {autoscaling_config}, but: {error}.") from error
 
 
 def plan_head(temp_dir: str, dashboard_port: int, cluster: ClusterHead | None = None) -> Head:

@@ -13,6 +13,11 @@ from fleet.cluster.record import write_private
 SECRET = re.compile(r"(API_KEY|ACCESS_KEY|AUTH_TOKEN|OAUTH_TOKEN|SESSION_TOKEN|SECRET|PASSWORD|CREDENTIALS)", re.I)
 """Names that no process of the cluster inherits, whatever they are for."""
 
+FROM_THE_LAUNCHER = frozenset(
+    {"RAY_CLOUD_INSTANCE_ID", "RAY_NODE_TYPE_NAME", "RAY_OVERRIDE_RESOURCES", "RAY_OVERRIDE_LABELS"}
+)
+"""What `ray up` tells a node of itself; without them its autoscaler does not know the node that it started."""
+
 FIXED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # A driver under `uv run` would otherwise upload the project and start each worker through uv.
@@ -60,6 +65,8 @@ def ray_environment(
         # Ray's variables may name another cluster.
         if name not in left_out and not SECRET.search(name) and not name.startswith("RAY_")
     }
+    if not loopback:
+        env |= {name: environ[name] for name in FROM_THE_LAUNCHER if name in environ}
     env |= FIXED
     # Code of a Ray job finds the fleet it runs in by its home.
     env["FLEET_HOME"] = instance.rpartition("#")[0]

@@ -103,7 +103,9 @@ class RouterCore:
         """Run → reason and words of the cancel that was asked for."""
         self._stopping: set[str] = set()
         self._scalers: dict[str, Scaler] = defaultdict(Scaler)
-        self._wishes: tuple[dict[str, float], ...] = ()
+        self._homeless: set[str] = set()
+        """Agents that no node takes."""
+        self._wishes: tuple[Role, ...] = ()
         self._task_rules: dict[str, tuple[str, ...]] = {}
         self._held_approvals: dict[str, Approval] = {}
         self._ended: dict[str, TaskState] = {}
@@ -873,7 +875,6 @@ class RouterCore:
         effects.transitions.append(Transition(at=now, what="agent", id=agent.id, old=None, new=agent.state.value))
 
     def _launch(self, effects: Effects, now: float) -> None:
-        wishes: list[dict[str, float]] = []
         loads = self.loads()
         for agent in sorted(self.agents.values(), key=lambda agent: agent.started_at):
             if agent.state is not AgentState.STARTING or not agent.wanted or agent.id in self._launching:
@@ -885,13 +886,14 @@ class RouterCore:
             role = self.roles[agent.role]
             where = place(role, loads.values(), self.config.node_floor_mb)
             if where.node is None:
-                wishes.append({"CPU": role.cpus, "memory": role.memory_mb * 1024.0 * 1024.0, **role.resources})
+                self._homeless.add(agent.id)
                 if agent.why != where.why:
                     agent = agent.model_copy(update={"why": where.why, "updated_at": now})
                     self.agents[agent.id] = effects.agents[agent.id] = agent
                 self._launch_at[agent.id] = now + 1.0
                 continue
             self._launch_at.pop(agent.id, None)
+            self._homeless.discard(agent.id)
             self._launching.add(agent.id)
             loads[where.node].take(role)
             agent = agent.model_copy(
@@ -899,12 +901,18 @@ class RouterCore:
             )
             self.agents[agent.id] = effects.agents[agent.id] = agent
             effects.actions.append(LaunchAgent(agent, role, where.node))
-        unplaced = [agent for agent in self.agents.values() if agent.state is AgentState.STARTING and agent.wanted]
-        if not unplaced:
-            wishes = []
-        if (wishes or not unplaced) and tuple(wishes) != self._wishes:
-            self._wishes = tuple(wishes)
-            effects.actions.append(RequestNodes(self._wishes))
+        self._request_nodes(effects)
+
+    def _request_nodes(self, effects: Effects) -> None:
+        """Tell Ray's autoscaler what all agents need together: it compares a request with the whole cluster's size."""
+        self._homeless &= {agent.id for agent in self.agents.values() if agent.wanted and agent.node is None}
+        there = [agent for agent in self.agents.values() if agent.node in self.nodes or agent.id in self._homeless]
+        roles = [self.roles[name] for name in sorted(agent.role for agent in there) if name in self.roles]
+        wishes = tuple(roles) if self._homeless else ()
+        if wishes != self._wishes:
+            self._wishes = wishes
+            bundles = [{"CPU": r.cpus, "memory": r.memory_mb * 1024.0 * 1024.0, **r.resources} for r in wishes]
+            effects.actions.append(RequestNodes(tuple(bundles), tuple(dict(r.labels) for r in wishes)))
 
     def loads(self) -> dict[str, NodeLoad]:
         """Return each node with what our agents hold of it."""

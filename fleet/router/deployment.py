@@ -82,8 +82,8 @@ class Launcher(Protocol):
         """Return the nodes."""
         ...
 
-    def request_nodes(self, bundles: Sequence[dict[str, float]]) -> None:
-        """Tell the autoscaler what fits nowhere."""
+    def request_nodes(self, bundles: Sequence[dict[str, float]], labels: Sequence[dict[str, str]]) -> None:
+        """Tell the autoscaler how large the cluster must be."""
         ...
 
 
@@ -116,10 +116,10 @@ class RayLauncher:
 
         return read_nodes(activities)
 
-    def request_nodes(self, bundles: Sequence[dict[str, float]]) -> None:
+    def request_nodes(self, bundles: Sequence[dict[str, float]], labels: Sequence[dict[str, str]]) -> None:
         from fleet.router.ray_nodes import request_nodes
 
-        request_nodes(bundles)
+        request_nodes(bundles, labels)
 
 
 class Router:
@@ -318,7 +318,9 @@ class Router:
             case DeliverDecision():
                 self._spawn(self._quietly(self._agent(action.agent_id).decide(action.approval)))
             case RequestNodes():
-                self._spawn(self._quietly(asyncio.to_thread(self._launcher.request_nodes, action.bundles)))
+                log.info("nodes wanted agents=%d", len(action.bundles))
+                ask = asyncio.to_thread(self._launcher.request_nodes, action.bundles, action.labels)
+                self._spawn(self._quietly(ask))
 
     async def _quietly(self, work: Awaitable[Any]) -> None:
         try:

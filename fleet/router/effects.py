@@ -73,9 +73,10 @@ class DeliverDecision:
 
 @dataclass(frozen=True, slots=True)
 class RequestNodes:
-    """Tell Ray's autoscaler what agents without a node need: one bundle each."""
+    """Tell Ray's autoscaler what all agents need while some have no node: one bundle and its labels for each."""
 
     bundles: tuple[dict[str, float], ...]
+    labels: tuple[dict[str, str], ...] = ()
 
 
 Action = Dispatch | CancelRun | LaunchAgent | StopAgent | Acknowledge | DeliverDecision | RequestNodes

@@ -42,8 +42,10 @@ def _node(entry: dict[str, Any], free: dict[str, float]) -> NodeInfo:
     )
 
 
-def request_nodes(bundles: Iterable[dict[str, float]]) -> None:
-    """Tell Ray's autoscaler what is wanted and fits nowhere; an empty list takes the wish back."""
+def request_nodes(bundles: Iterable[dict[str, float]], labels: Iterable[dict[str, str]]) -> None:
+    """Tell Ray's autoscaler what the cluster must hold, with the labels of the nodes; nothing takes the wish back."""
     from ray.autoscaler.sdk import request_resources
 
-    request_resources(bundles=[{key: value for key, value in bundle.items() if value} for bundle in bundles])
+    wanted = [{key: value for key, value in bundle.items() if value} for bundle in bundles]
+    selectors = list(labels)
+    request_resources(bundles=wanted, bundle_label_selectors=selectors if any(selectors) else None)

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import yaml
 
+from fleet import Fleet
+from fleet.models import AgentInfo
 from tests.hosts.lab import Lab, wait_for
 
 ROOT = Path(__file__).parents[2]
+ROLE = "api_developer"
 
 DRIVER = """
 from fleet import Fleet
@@ -104,18 +107,16 @@ def work(lab: Lab, connection: subprocess.Popen[str]) -> None:
         text += line
     where = json.loads(text)
     os.environ |= {"FLEET_URL": where["url"], "FLEET_TOKEN": where["token"]}
-    wait_for("three nodes", lambda: len(json.loads(shell("fleet nodes --json"))) == 3, 180)
-    shell("fleet scale api_developer 3")
-    wait_for("an agent on each node", lambda: len(_agent_nodes()) == 3, 180)
-    seen = set()
-    for agent in [
-        agent["id"] for agent in json.loads(shell("fleet agents --json")) if agent["role"] == "api_developer"
-    ]:
-        task = json.loads(shell(f"fleet submit api_developer 'run: hostname' --agent {agent} --wait --json"))
-        assert task["state"] == "succeeded", task
-        result = json.loads(shell(f"fleet task {task['id']} --json"))["result"]["text"]
-        seen |= set(re.findall(r"node\d", result))
-    assert seen == {"node1", "node2", "node3"}, seen
+    with Fleet.connect(where["url"], where["token"]) as fleet:
+        wait_for("three nodes", lambda: len(fleet.nodes()) == 3, 180)
+        shell("fleet scale api_developer 3")
+        wait_for("an agent on each node", lambda: len({agent.node for agent in _ready(fleet)}) == 3, 180)
+        handles = [fleet.submit(ROLE, "run: hostname", agent=agent.id) for agent in _ready(fleet)]
+        wait_for("a task done on each node", lambda: all(one.refresh().state.final for one in handles), 180)
+        tasks = [one.refresh() for one in handles]
+        assert all(task.state == "succeeded" for task in tasks), tasks
+        seen = {name for one in handles for name in re.findall(r"node\d", one.result.text)}
+        assert seen == {"node1", "node2", "node3"}, seen
     driver = lab.folder / "driver"
     driver.mkdir()
     (driver / "driver.py").write_text(DRIVER)
@@ -126,11 +127,8 @@ def work(lab: Lab, connection: subprocess.Popen[str]) -> None:
     shutil.rmtree(driver)
 
 
-def _agent_nodes() -> set[str]:
-    agents = json.loads(shell("fleet agents --json"))
-    return {
-        agent["node"] for agent in agents if agent["role"] == "api_developer" and agent["state"] in ("idle", "busy")
-    }
+def _ready(fleet: Fleet) -> list[AgentInfo]:
+    return [agent for agent in fleet.agents(role=ROLE) if agent.state in ("idle", "busy")]
 
 
 if __name__ == "__main__":
