@@ -77,7 +77,8 @@ async def git(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            process_group=0,
+            # Not `process_group=0`: the loop of a Ray actor is uvloop, which does not know it.
+            start_new_session=True,
         )
     except OSError as error:
         raise GitFailed(f"git could not be started: {error.strerror or error}") from error
