@@ -110,6 +110,20 @@ class Keeper:
         self._record()
         log.info("fleet up url=%s", self.url)
 
+    def start_patiently(self) -> None:
+        """Bring everything up; once more when Ray ended: it gives its raylet 30 s, too little for a busy machine.
+
+        Raises StartFailed.
+        """
+        try:
+            self.start()
+        except StartFailed as error:
+            if self.process is None or self.process.poll() is None:
+                raise
+            log.warning("ray ended while it started, trying once more: %s", error.message)
+            self._clear()
+            self.start()
+
     def _forget_old_cluster(self) -> None:
         """Remove what a GCS left on disk long ago: workers wait for a lost head for a while only."""
         folder = gcs_folder(self.config.home)
@@ -334,7 +348,7 @@ def main() -> int:
     try:
         if orders["attached"]:
             processes.end_with_parent(int(orders["parent"]))
-        keeper.start()
+        keeper.start_patiently()
         _tell(ready=True)
         _quiet()
         keeper.watch()

@@ -1,4 +1,4 @@
-"""`python -m tests.hosts NAME…`: runs scenarios on hosts that are network namespaces, and shows their logs. Needs root."""
+"""`python -m tests.hosts NAME…`: runs scenarios on hosts that are network namespaces, shows their logs. Needs root."""
 
 from __future__ import annotations
 

@@ -113,6 +113,8 @@ class Host:
         script = (
             f"hostname {self.name}; mkdir -p /tmp/ray; for d in /tmp/ray /run; do mount -t tmpfs tmpfs $d; done;"
             f" mount -t tmpfs -o size=2g tmpfs /dev/shm; mount --bind {passwd} /etc/passwd; mkdir -p /run/sshd;"
+            # Names as on a network that knows its hosts: every look-up elsewhere would wait for a server in vain.
+            f" mount --bind {self.lab.names} /etc/hosts; mount --bind /dev/null /etc/resolv.conf;"
             f" $(command -v sshd) -D -e -f {sshd} 2>{self.home}/sshd.log & echo $$ >/dev/null; wait"
         )
         before = ["ip", "netns", "exec", self.name, "unshare", "-p", "-f", "-m", "-u", "--mount-proc", "--kill-child"]
@@ -181,12 +183,17 @@ class Lab:
         self.host_key = folder / "host_key"
         for key in (self.key, self.host_key):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+        self.names = folder / "hosts"
+        everyone = "".join(f"{NETWORK}.{number} node{number}\n" for number in range(1, hosts + 1))
+        self.names.write_text(f"127.0.0.1 localhost\n{everyone}")
         passwd = folder / "passwd"
         passwd.write_text(f"root:x:0:0:root:{folder}:/bin/bash\nsshd:x:105:65534::/run/sshd:/usr/sbin/nologin\n")
         for line in (
             "mount -t tmpfs tmpfs /run",
             "mkdir -p /run/netns /tmp/ray",
             f"mount --bind {passwd} /etc/passwd",
+            f"mount --bind {self.names} /etc/hosts",
+            "mount --bind /dev/null /etc/resolv.conf",
             "mount -t tmpfs tmpfs /tmp/ray",
             "mount -t tmpfs tmpfs /dev/shm",
             "ip link set lo up",
