@@ -140,3 +140,4 @@ def test_wrong_settings_are_named_with_their_line(home: Home) -> None:
     done = home.fleet("config", "check", code=2)
     assert "fleet.toml:3" in done.stderr
     assert "max_turns" in done.stderr
+    assert "No fleet is running" in home.fleet("down").stdout

@@ -16,9 +16,10 @@ import pytest
 from fleet import AsyncFleet, Fleet, TaskFailed, Timeout
 from fleet.cluster import processes
 from fleet.cluster.ports import free_ports
-from tests.integration.support import SLOW_S, Home, until
+from tests.integration.support import SLOW_S, UP_S, Home, until
 
 ROLES = ("code_reviewer", "api_developer", "qa_tester")
+SERVE = (sys.executable, "-c", "from ray.serve.scripts import cli; cli()")
 BACKLOG = [{"role": role, "prompt": f"Say hello as {role}."} for role in ROLES]
 
 
@@ -134,25 +135,23 @@ def test_serve_run_on_a_ray_cluster_that_is_there(home: Home) -> None:
     try:
         until(lambda: "--block" in (home.folder / "ray.log").read_text() or head.poll() is not None, "Ray is up")
         assert head.poll() is None, (home.folder / "ray.log").read_text()
+        # `serve run` itself has no option for the port.
+        options = ["start", "--http-port", str(port), "--proxy-location", "HeadOnly"]
+        subprocess.run([*SERVE, *options], env=env, stdout=log, stderr=log, cwd=home.work, timeout=UP_S, check=True)
         serve = subprocess.Popen(
-            [sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "run", "serve_app:app"],
-            env=env,
-            stdout=log,
-            stderr=log,
-            cwd=home.work,
-            start_new_session=True,
+            [*SERVE, "run", "serve_app:app"], env=env, stdout=log, stderr=log, cwd=home.work, start_new_session=True
         )
 
         def answers() -> bool:
             assert serve is not None and serve.poll() is None, (home.folder / "ray.log").read_text()[-5000:]
-            done = home.fleet("--url", "http://127.0.0.1:8000", "status", code=None, FLEET_TOKEN=token(home))
+            done = home.fleet("--url", f"http://127.0.0.1:{port}", "status", code=None, FLEET_TOKEN=token(home))
             return done.returncode == 0
 
         until(answers, "the fleet answers", every_s=1.0)
         more = {"FLEET_TOKEN": token(home)}
         text = home.fleet(
             "--url",
-            "http://127.0.0.1:8000",
+            f"http://127.0.0.1:{port}",
             "submit",
             "--file",
             "-",
