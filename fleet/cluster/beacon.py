@@ -18,6 +18,14 @@ PORT_AFTER_RAY = 1
 """The beacon listens on the port after the GCS's."""
 
 
+def keep_alive(connection: socket.socket) -> None:
+    """Let the kernel notice within a minute and a half that the other host is gone without a word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 5)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 class Beacon:
     """The head's side: a thread that answers each worker and keeps its connection.
 
@@ -44,7 +52,7 @@ class Beacon:
             except OSError:
                 return
             with contextlib.suppress(OSError):
-                worker.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                keep_alive(worker)
                 worker.sendall(self._greeting)
                 with self._lock:
                     self._workers.append(worker)
@@ -80,7 +88,7 @@ class Listener:
             self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\n")
         self.greeting: dict[str, Any] = json.loads(line)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keep_alive(self._socket)
         self._socket.setblocking(False)
 
     def said_bye(self) -> bool:

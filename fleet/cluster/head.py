@@ -120,6 +120,8 @@ class ClusterHead(Model):
             # A dead raylet refuses its connection, which is seen after 5 s. One that was cut off has 55 s to come back:
             # what it ran has moved by then, but its processes need not start anew.
             "RAY_health_check_failure_threshold": "10",
+            # A worker's own keeper starts its raylet again; the autoscaler only steps in when that has not helped.
+            "AUTOSCALER_HEARTBEAT_TIMEOUT_S": "120",
             "RAY_gcs_storage": "rocksdb",
             "RAY_gcs_storage_path": str(gcs_folder(home)),
             "RAY_enable_autoscaler_v2": "0" if local else "1",

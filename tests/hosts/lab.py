@@ -9,6 +9,7 @@ computer would be.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -63,6 +64,11 @@ def enter(scenario: str, folder: Path, timeout_s: float) -> subprocess.Completed
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
+    # Hosts share this machine's /tmp; what a scenario that was cut short left there is named by its homes.
+    for number in range(1, 10):
+        mark = hashlib.sha256(str(folder / f"node{number}" / ".fleet").encode()).hexdigest()[:10]
+        for prefix in ("fleet", "fleetn"):
+            shutil.rmtree(f"/tmp/{prefix}-{mark}", ignore_errors=True)
     return subprocess.CompletedProcess(command, code, (folder / "scenario.log").read_text(errors="replace"))
 
 
