@@ -6,12 +6,16 @@ Money is in US dollars, durations end in `_s`, sizes in `_mb` are MiB.
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import pickle
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -63,10 +67,34 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{now:011x}{count:04x}{secrets.token_hex(2)}"
 
 
+M = TypeVar("M", bound=BaseModel)
+_set = object.__setattr__
+
+
 class Model(BaseModel):
     """The base of all models: frozen, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Every call between the parts pickles models: pydantic's own way takes 25 µs for a task, this one 3 µs.
+        return built, (self.__class__, self.__dict__, self.__pydantic_fields_set__)
+
+
+def built(cls: type[M], values: dict[str, Any], fields: set[str]) -> M:
+    """Return a model made of values that are known to be good: nothing is checked, nothing is copied.
+
+    Args:
+        cls: the model's class.
+        values: a value for every field.
+        fields: the names of those that were given; may be shared between models.
+    """
+    model = cls.__new__(cls)
+    _set(model, "__dict__", values)
+    _set(model, "__pydantic_fields_set__", fields)
+    _set(model, "__pydantic_extra__", None)
+    _set(model, "__pydantic_private__", None)
+    return model
 
 
 class WorkspaceKind(StrEnum):
@@ -616,6 +644,28 @@ class RouterState(Model):
     idempotency: dict[str, str]
     """Key → task id, of all tasks."""
     settings: dict[str, Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Packed on its own, so that the collector can rest while a million tasks are made: it would double the time.
+        return _unpacked, (pickle.dumps((self.__dict__, self.__pydantic_fields_set__), protocol=5),)
+
+
+def _unpacked(data: bytes) -> RouterState:
+    with no_collection():
+        values, fields = pickle.loads(data)
+    return built(RouterState, values, fields)
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Let the garbage collector rest while many objects are made that all stay."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class FeedItem(Model):

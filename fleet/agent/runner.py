@@ -494,6 +494,7 @@ class Runner:
                 "detail": ending.detail,
                 "cost_usd": facts.cost_usd,
                 "turns": facts.turns,
+                "stdin_at": self._transport.stdin_at if self._transport is not None else None,
             },
         )
         cut_off = ending.reason in (Reason.NODE_LOST, Reason.AGENT_STOPPED)

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,9 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         lease_s: after so long without a call of `alive` the guard ends it; 0 is never.
         on_frame: called with every frame that is not of the control protocol.
         on_stderr: called with every line of stderr.
+
+    Attributes:
+        stdin_at: when the first byte was written to it, in seconds since the epoch.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         self.grace_s, self.lease_s = grace_s, lease_s
         self.exit_code: int | None = None
         self.exited = asyncio.Event()
+        self.stdin_at: float | None = None
         self._secrets = dict(secrets_by_descriptor or {})
         self._redact = [value.encode() for value in redact]
         self._tag = tag
@@ -174,6 +179,7 @@ class GuardedTransport(Transport):  # type: ignore[misc]
         """Send lines to Claude Code. Raises CLIConnectionError when it is gone."""
         if self._process is None or self._process.stdin is None or self.exited.is_set():
             raise CLIConnectionError("Claude Code has ended.")
+        self.stdin_at = self.stdin_at or time.time()
         try:
             self._process.stdin.write(data.encode("utf-8", errors="replace"))
             await self._process.stdin.drain()

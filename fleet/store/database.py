@@ -23,7 +23,19 @@ from typing import Any, TypeVar
 import duckdb
 
 from fleet.errors import FleetError, InvalidInput, StaleEpoch, StartFailed, StorageFull, StoreCorrupt
-from fleet.models import AgentInfo, Approval, Batch, Event, EventKind, Result, RoleState, RouterState, Run, Task
+from fleet.models import (
+    AgentInfo,
+    Approval,
+    Batch,
+    Event,
+    EventKind,
+    Result,
+    RoleState,
+    RouterState,
+    Run,
+    Task,
+    no_collection,
+)
 from fleet.store import rows
 from fleet.store.messages import INPUT_LIMIT, Calls, messages_of, session_of
 
@@ -713,7 +725,9 @@ class Database:
 
     def models(self, table: rows.Table, tail: str = "", params: dict[str, Any] | None = None) -> list[Any]:
         """Return the models of a table; `tail` is what follows FROM."""
-        return [table.read(row) for row in self.read(f"SELECT {table.selected} FROM {table.name} {tail}", params)]
+        with no_collection():
+            found = self.read(f"SELECT {table.selected} FROM {table.name} {tail}", params)
+            return [table.read(row) for row in found]
 
     def router_state(self, epoch: int) -> RouterState:
         """Return what a router needs to start."""
@@ -724,7 +738,8 @@ class Database:
         approvals: list[Approval] = self.models(rows.APPROVAL, "WHERE state = 'waiting' ORDER BY created_at, id")
         roles: list[RoleState] = self.models(rows.ROLE_STATE, "ORDER BY role")
         keys = self.read("SELECT idempotency_key, id FROM task WHERE idempotency_key IS NOT NULL")
-        return RouterState(
+        # Not checked again: a million tasks may be among them.
+        return RouterState.model_construct(
             epoch=epoch,
             tasks=tuple(tasks),
             runs=tuple(runs),

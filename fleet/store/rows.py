@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import pydantic_core
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from fleet.models import (
     AgentInfo,
@@ -24,12 +26,15 @@ from fleet.models import (
     Task,
     Transition,
     Usage,
+    built,
 )
 
 M = TypeVar("M", bound=BaseModel)
 
 EPOCH = datetime(1970, 1, 1)
 USAGE = tuple(Usage.model_fields)
+USAGE_SET = set(USAGE)
+NO_USAGE = Usage()
 
 
 def stamp(seconds: float | None) -> datetime | None:
@@ -89,8 +94,9 @@ class Table:
     getter: Callable[[Any], tuple[Any, ...]]
     encoders: tuple[tuple[int, Callable[[Any], Any]], ...]
     """Fields that are not written as they are, by their place in the model."""
-    json_columns: frozenset[int]
-    renamed: dict[str, str]
+    readers: tuple[tuple[str, int, Callable[[Any], Any] | None], ...]
+    """Of every field but `usage`: its name, its place in a row, and what makes its value of a cell that is not NULL."""
+    fields: set[str]
     usage_at: int | None
 
     @property
@@ -117,23 +123,31 @@ class Table:
         return tuple(values)
 
     def read(self, row: Sequence[Any]) -> Any:
-        """Return the model of a row."""
-        data: dict[str, Any] = {}
-        for index, (column, value) in enumerate(zip(self.columns, row, strict=True)):
-            if column in USAGE:
-                continue
-            if value is not None and index in self.json_columns:
-                value = json.loads(value)
-            data[self.renamed.get(column, column)] = value
-        if self.usage_at is not None:
-            at = self.usage_at
-            data["usage"] = Usage.model_construct(
-                input_tokens=row[at],
-                output_tokens=row[at + 1],
-                cache_read_tokens=row[at + 2],
-                cache_write_tokens=row[at + 3],
-            )
-        return self.model.model_validate(data)
+        """Return the model of a row. The row is our own, so nothing is checked: that took 10 of 12 µs."""
+        values: dict[str, Any] = {}
+        for field, index, decode in self.readers:
+            value = row[index]
+            values[field] = value if decode is None or value is None else decode(value)
+        if (at := self.usage_at) is not None:
+            used = tuple(row[at : at + 4])
+            usage = NO_USAGE if used == (0, 0, 0, 0) else built(Usage, dict(zip(USAGE, used, strict=True)), USAGE_SET)
+            values["usage"] = usage
+        return built(self.model, values, self.fields)
+
+
+def _json_reader(annotation: Any) -> Callable[[str], Any]:
+    """Return what reads a field's JSON. Values that nobody can change are shared: most are the default."""
+    if not re.search(r"dict|Any", str(annotation)):
+        return functools.lru_cache(1024)(TypeAdapter(annotation).validate_json)
+    return TypeAdapter(annotation).validate_json
+
+
+def _enum_reader(annotation: Any) -> Callable[[str], Any] | None:
+    """Return what reads a field whose type is an enum, or an enum or None; None for any other."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            return {member.value: member for member in kind}.__getitem__
+    return None
 
 
 def _table(
@@ -142,21 +156,25 @@ def _table(
     """Make a table from a model's fields: `json` names those that are JSON; usage becomes four columns."""
     names = {} if rename is None else rename
     columns: list[str] = []
+    readers: list[tuple[str, int, Callable[[Any], Any] | None]] = []
     encoders: list[tuple[int, Callable[[Any], Any]]] = []
-    json_columns: set[int] = set()
     usage_at: int | None = None
-    for place, field in enumerate(model.model_fields):
+    for place, (field, info) in enumerate(model.model_fields.items()):
         if field == "usage":
             usage_at = len(columns)
             columns.extend(USAGE)
             continue
+        decode: Callable[[Any], Any] | None = None
         if field in json.split():
-            json_columns.add(len(columns))
             encoders.append((place, _json_or_none))
+            decode = _json_reader(info.annotation)
         elif field == "at" or field.endswith(("_at", "not_before")):
             encoders.append((place, stamp))
+            decode = seconds_of
         elif field in ("state", "reason"):
             encoders.append((place, _name))
+            decode = _enum_reader(info.annotation)
+        readers.append((field, len(columns), decode))
         columns.append(names.get(field, field))
     return Table(
         name,
@@ -165,8 +183,8 @@ def _table(
         key,
         attrgetter(*model.model_fields),
         tuple(encoders),
-        frozenset(json_columns),
-        {column: field for field, column in names.items()},
+        tuple(readers),
+        set(model.model_fields),
         usage_at,
     )
 
