@@ -40,12 +40,19 @@ def cluster_file(lab: Lab) -> Path:
     config["file_mounts"] = {"~/fleet-source": str(ROOT), "~/.ray/auth_token": str(lab.folder / ".ray" / "auth_token")}
     site = sysconfig.get_paths()["purelib"]
     packages = f"~/fleet-venv/lib/python3.{sys.version_info[1]}/site-packages"
-    script = "#!$HOME/fleet-venv/bin/python\\nfrom fleet.cli import main\\nmain()"
+    first = "#!$HOME/fleet-venv/bin/python\\nfrom"
+    installed = {
+        "fleet": f"{first} fleet.cli import main\\nmain()",
+        "ray": f"{first} ray.scripts.scripts import main\\nmain()",
+    }
     config["setup_commands"] = [
         f"test -x ~/fleet-venv/bin/python || {sys.executable} -m venv --without-pip ~/fleet-venv",
         f'printf "$HOME/fleet-source\\n{site}\\n" > {packages}/all.pth',
-        f'printf "{script}" > ~/fleet-venv/bin/fleet && chmod +x ~/fleet-venv/bin/fleet',
-        "chmod 600 ~/.ray/auth_token",
+        *(
+            f'printf "{text}" > ~/fleet-venv/bin/{name} && chmod +x ~/fleet-venv/bin/{name}'
+            for name, text in installed.items()
+        ),
+        *(command for command in config["setup_commands"] if "venv -" not in command and "pip install" not in command),
     ]
     up = config["head_start_ray_commands"][-1]
     config["head_start_ray_commands"][-1] = f"FLEET_REHEARSAL=1 {up}"
