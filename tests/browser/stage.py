@@ -1,7 +1,7 @@
 """A stage: the real gateway, page and store in this process, over a router that a test directs.
 
-For what a rehearsal fleet cannot be brought to quickly: 200 agents, a transcript of 10,000 events, hostile words in every
-field, a server that goes away. Everything else is walked on a running fleet.
+For what a rehearsal fleet cannot be brought to quickly: 200 agents, a transcript of 10,000 events, hostile words in
+every field, a server that goes away. Everything else is walked on a running fleet.
 """
 
 from __future__ import annotations

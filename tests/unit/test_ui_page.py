@@ -15,7 +15,6 @@ from fleet.ui.app import STATIC, build_blocks, head
 from fleet.ui.pages import TABS, place
 from tests.unit.twins import TwinRouter, make_config
 
-
 SCRIPTS = sorted(STATIC.glob("*.js"))
 
 
