@@ -33,6 +33,7 @@ EARLY_BEAT_S = 0.2
 """The least time between two beats, when what the run does has changed."""
 BEAT_TIMEOUT_S = 5.0
 REHEARSAL_START_S = 30.0
+PRUNE_EVERY_S = 30.0
 
 
 class Asker(Protocol):
@@ -86,6 +87,7 @@ class FleetAgent:
         self._base_url: str | None = None
         self._stopped = False
         self._kept: set[asyncio.Task[Any]] = set()
+        self._prune_at = 0.0
 
     def __repr__(self) -> str:
         return f"{self.agent_id} [{self._role.name}]"
@@ -152,7 +154,10 @@ class FleetAgent:
             return
         self._acknowledged.add(run_id)
         self._workspaces.done(outcome.task_id)
-        self._spawn(self._workspaces.prune())
+        if time.monotonic() >= self._prune_at:
+            # It reads a note per folder: not with every run.
+            self._prune_at = time.monotonic() + PRUNE_EVERY_S
+            self._spawn(self._workspaces.prune())
 
     async def cancel(self, run_id: str, reason: str, detail: str = "") -> bool:
         """Interrupt a run; its outcome carries the reason. False when the agent does not have it."""

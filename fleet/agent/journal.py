@@ -106,6 +106,7 @@ class Journal:
         self._sending = 0
         self._wake = asyncio.Event()
         self._closing = False
+        self._last = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -155,7 +156,10 @@ class Journal:
                 self._wake.clear()
                 await self._wake.wait()
                 if not self._closing:
-                    await asyncio.sleep(FLUSH_EVERY_S)
+                    # More may come within a moment, unless the run is over.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(FLUSH_EVERY_S):
+                            await self._last.wait()
                 continue
             batch, size = self._batch()
             self._sending = len(batch)
@@ -195,6 +199,7 @@ class Journal:
             self._put(EventKind.GAP, "gap", {"count": count}, 32)
         self._closing = True
         self._wake.set()
+        self._last.set()
         if self._task is None:
             return not self._pending
         with contextlib.suppress(TimeoutError):

@@ -469,9 +469,16 @@ class Runner:
         if self._transport is not None:
             with contextlib.suppress(Exception):
                 await self._transport.close()
-            killed = await sweep(
-                f"{RUN_TAG}={self.order.run.id}",
-                cgroup=f"fleet-{self.order.run.id}" if self.around.config.cgroups else "",
+            # The stub has looked after its guard, unless it was killed itself; it takes a look at all of /proc.
+            code = self._transport.exit_code
+            swept = code is not None and code >= 0 and code != 143
+            killed = (
+                0
+                if swept
+                else await sweep(
+                    f"{RUN_TAG}={self.order.run.id}",
+                    cgroup=f"fleet-{self.order.run.id}" if self.around.config.cgroups else "",
+                )
             )
             if killed:
                 log.warning("swept processes=%s run=%s agent=%s", killed, self.order.run.id, self.order.run.agent_id)

@@ -158,19 +158,26 @@ def code_of(status: int) -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def clear(options: Options, known: Iterable[int] = ()) -> None:
-    """Kill all descendants until there is none, and on Linux whatever carries the tag (but the stub itself)."""
+def clear(options: Options, known: Iterable[int] = (), look_for_tag: bool = True) -> None:
+    """Kill all descendants until there is none, and on Linux whatever carries the tag (but the stub itself).
+
+    Both kinds of search read all of /proc, which takes milliseconds of every run: a subreaper without a child has no
+    descendant, and the tag is looked for once, by whoever goes last.
+    """
     spare = {os.getpid(), os.getppid()}
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         cgroup_kill(options)
-        kill([*descendants(os.getpid()), *known])
-        known = ()
-        left = reap()
-        others = [pid for pid in tagged(options.tag) if pid not in spare]
+        kill(known)
+        while left := reap():
+            pass
+        if not LINUX or left is not None:
+            kill(descendants(os.getpid()))
+        others = [pid for pid in tagged(options.tag) if pid not in spare] if look_for_tag else []
         kill(others)
-        if left is None and not descendants(os.getpid()):
+        if left is None and (LINUX or not (known or descendants(os.getpid()))):
             break
+        known = ()
         time.sleep(0.01)
     cgroup_remove(options)
 
@@ -305,7 +312,8 @@ def guard(command: list[str], options: Options, stub: int) -> int:
         if not LINUX:
             seen |= set(descendants(os.getpid()))
         code = (reap() or {}).get(claude)
-    clear(options, seen)
+    # The stub looks for the tag, after us.
+    clear(options, seen, look_for_tag=False)
     return code
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "plan"
 START_S = 60.0
+KEPT_S = 2.0
 
 
 def why_not() -> str:
@@ -38,16 +39,22 @@ class Http:
 
     def __init__(self, port: int, headers: dict[str, str] | None = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        self._asked_at = 0.0
         self._headers = {"Content-Type": "application/json", **(headers or {})}
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Return the JSON of an answer; raises on a status that is not good."""
         data = None if body is None else json.dumps(body).encode()
+        if time.monotonic() - self._asked_at > KEPT_S:
+            # Servers close what was silent for a while (Express after 5 s).
+            self._connection.close()
+        self._asked_at = time.monotonic()
         self._connection.request(method, path, data, self._headers)
         # Without it small requests wait for the acknowledgement of the ones before.
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         answer = self._connection.getresponse()
         text = answer.read()
+        self._asked_at = time.monotonic()
         if answer.status >= 300:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:300]!r}")
         return json.loads(text) if text else None
