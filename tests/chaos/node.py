@@ -36,6 +36,8 @@ class SecondNode:
         environ = self._environ()
         if environ is None:
             return
+        # `ray start` refuses a second node of a Ray that keeps to loopback as on a desktop.
+        environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={record['ray_address']}"]
         command += ["--node-ip-address=127.0.0.1", "--block", "--disable-usage-stats", f"--num-cpus={CPUS}"]
         command += ["--object-store-memory=80000000", "--labels=fleet/host=second"]

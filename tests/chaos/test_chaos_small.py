@@ -15,6 +15,7 @@ KILLS = 30
 SEED = 1
 
 
+@pytest.mark.timeout(900)
 def test_nothing_is_lost_nothing_runs_twice_and_nothing_is_left_behind() -> None:
     report = run(KILLS, SEED)
     assert not report.broken, report.text()
