@@ -41,7 +41,7 @@ class Cluster:
         shared: a folder that all hosts see, as a shared file system.
     """
 
-    def __init__(self, lab: Lab, *, lease_s: float = 15.0, role: str = "agents = 6", cpus: int = 2) -> None:
+    def __init__(self, lab: Lab, *, lease_s: float = 15.0, role: str = "agents = 0", cpus: int = 2) -> None:
         self.lab, self.cpus = lab, cpus
         self.head = lab.hosts[0]
         self.shared = lab.folder / "shared"
@@ -62,7 +62,14 @@ class Cluster:
         say(f"head up after {time.monotonic() - begin:.1f} s")
         for host in self.lab.hosts[1:]:
             self.join(host)
+        wait_for("all nodes are known", lambda: len(self.nodes()) == len(self.lab.hosts))
         say(f"all hosts joined after {time.monotonic() - begin:.1f} s")
+
+    def spread(self, each: int) -> None:
+        """Start agents, so many on each node."""
+        self.fleet.scale(ROLE, each * len(self.lab.hosts))
+        wait_for(f"{each} agents on each node", lambda: set(self.idle_on().values()) == {each}, 180)
+        say(f"agents: {self.idle_on()}")
 
     def join(self, host: Host) -> None:
         """Make a host a node."""

@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
 def play(lab: Lab, cluster: Cluster) -> None:
     """Kill the head's GCS and raylet while every agent works."""
     fleet, head = cluster.fleet, lab.hosts[0]
-    wait_for("two agents on each node", lambda: set(cluster.idle_on().values()) == {2}, 180)
+    cluster.spread(2)
     before = cluster.nodes()
     fleet.map(steps(cluster.shared, TASKS, 4.0), role=ROLE)
     wait_for("all agents work", lambda: sum(agent.state == "busy" for agent in fleet.agents()) == 6, 60)

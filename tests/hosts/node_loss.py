@@ -31,9 +31,8 @@ def main(folder: Path) -> None:
 def play(lab: Lab, cluster: Cluster) -> None:
     """Break things while the tasks run."""
     fleet, (head, cut, dead) = cluster.fleet, lab.hosts
-    wait_for("two agents on each node", lambda: set(cluster.idle_on().values()) == {2}, 180)
+    cluster.spread(2)
     before = cluster.nodes()
-    say(f"agents: {cluster.idle_on()}")
     begin = time.monotonic()
     fleet.map(steps(cluster.shared, TASKS, 1.5), role=ROLE)
     wait_for("some tasks done", lambda: cluster.done() >= 6)
