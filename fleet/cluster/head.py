@@ -117,7 +117,7 @@ class ClusterHead(Model):
         """
         local = _provider(self.autoscaling_config).get("type", "local") == "local"
         return {
-            # A dead raylet refuses its connection, which is seen after 5 s. One that was cut off has 105 s to come back:
+            # A dead raylet refuses its connection, which is seen after 5 s. One that was cut off has 105 s to be back:
             # what it ran has moved by then, but its processes need not start anew. (After a cut of 30 s the kernel's
             # next try comes 51 s after its begin, measured: 55 s were too short.)
             "RAY_health_check_period_ms": "250",
