@@ -64,7 +64,7 @@ async def test_messages_and_ends_reach_it(world: World) -> None:
     assert any("You said: Mind the gap." in text for text in said)
     order = world.order("run: setsid nohup sleep 300 & sleep 301")
     running = asyncio.create_task(agent.run(order))
-    await until(lambda: world.store.activities[-1].tool if world.store.activities[-1].run_id else "", "the tool runs")
+    await until(lambda: any(a.tool for a in world.store.activities if a.run_id == order.run.id), "the tool runs")
     assert await agent.cancel(order.run.id, Reason.CANCELLED, "by hand")
     assert (await running).status is RunState.CANCELLED
     await gone(order)
