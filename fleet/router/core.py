@@ -7,8 +7,8 @@ shell commits first, then actions that it does. Memory is ahead of the store by 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fleet.config import FleetConfig
@@ -46,7 +46,8 @@ from fleet.router.effects import (
     RequestNodes,
     StopAgent,
 )
-from fleet.router.placement import Candidate, NodeLoad, choose, place
+from fleet.router.idle import IdleAgents
+from fleet.router.placement import NodeLoad, Placement, place
 from fleet.router.queue import TaskQueue
 from fleet.router.scaler import Demand, Scaler
 
@@ -55,6 +56,7 @@ MAX_LAUNCHING = 4
 LAUNCH_BACKOFF_S = (0.0, 1.0, 3.0, 10.0, 30.0, 60.0)
 STEADY_S = 60.0
 """An agent that lived for so long starts its backoff anew."""
+ENDED_KEPT = 10_000
 PAUSED_ALL = "paused"
 DRAINED_NODES = "drained_nodes"
 
@@ -64,7 +66,6 @@ class RouterCore:
 
     Args:
         config: the fleet's settings.
-        seed: of the jitter.
     """
 
     def __init__(self, config: FleetConfig) -> None:
@@ -93,10 +94,15 @@ class RouterCore:
         """Task → those blocked by it."""
         self._missing: dict[str, set[str]] = {}
         """Blocked task → those it still waits for."""
+        self._ready: list[str] = []
+        """Blocked tasks that wait for no other any more."""
         self._acks: dict[str, str] = {}
         self._moving: set[str] = set()
         """Tasks whose next run is told that it was moved."""
         self._launch_at: dict[str, float] = {}
+        self._launch_due: list[tuple[float, int, str]] = []
+        """A heap of the agents to start; entries that differ from `_launch_at` are old."""
+        self._launch_number = 0
         self._failures: dict[str, int] = defaultdict(int)
         self._launching: set[str] = set()
         self._cancelling: dict[str, tuple[str, str]] = {}
@@ -106,45 +112,118 @@ class RouterCore:
         self._homeless: set[str] = set()
         """Agents that no node takes."""
         self._wishes: tuple[Role, ...] = ()
+        self._lives: dict[str, int] = {}
+        """Stopped agents' last incarnations: another of the same name must not be taken for it."""
         self._task_rules: dict[str, tuple[str, ...]] = {}
         self._held_approvals: dict[str, Approval] = {}
         self._ended: dict[str, TaskState] = {}
         """The last tasks that ended, for those whose rows were being committed just then."""
         self._unattached: set[str] = set()
         """Agents of a former router that have not said yet what they have."""
-        self.away: set[str] = set()
+        self.away: frozenset[str] = frozenset()
         """Agents that have not been heard for a while: they get nothing to do."""
+        self.run_of: dict[str, str] = {}
+        """Agent → the run it has."""
+        self.idle = IdleAgents()
+        self._wanted_of: dict[str, dict[str, None]] = defaultdict(dict)
+        """Role → its wanted agents."""
+        self._on_node: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        """Node → role → how many agents it holds."""
+        self._approvals_of: dict[str, set[str]] = defaultdict(set)
+        """Task → its approvals that wait."""
+        self._parked: set[str] = set()
+        """Approvals that wait while their run does not."""
+        self._delivered: dict[str, dict[str, Approval]] = defaultdict(dict)
+        """Run that goes on → its decisions: they may not have reached it yet."""
         self.since = 0.0
 
     # The start.
 
-    def restore(self, state: RouterState, now: float) -> Effects:
-        """Take over from the store. Every wanted agent is expected to say what it has before it gets anything."""
+    def restore(
+        self,
+        state: RouterState,
+        now: float,
+        *,
+        draining: Sequence[AgentInfo] = (),
+        decided: Sequence[Approval] = (),
+        ended: Mapping[str, TaskState] | None = None,
+    ) -> Effects:
+        """Take over from the store. Every agent is expected to say what it has before it gets anything.
+
+        Args:
+            state: what is wanted and has not ended.
+            now: seconds since the epoch.
+            draining: agents that are not wanted any more, but had not stopped.
+            decided: approvals that were decided lately.
+            ended: the states of ended tasks that blocked ones wait for.
+        """
         effects = Effects()
         self.epoch, self.since = state.epoch, now
         self.keys = dict(state.idempotency)
         self.role_states = {role.role: role for role in state.roles}
-        self.approvals = {approval.id: approval for approval in state.approvals}
         self.paused = bool(state.settings.get(PAUSED_ALL))
         self.drained = dict(state.settings.get(DRAINED_NODES) or {})
         self.runs = {run.id: run for run in state.runs}
-        for agent in state.agents:
-            self.agents[agent.id] = agent
-            self._unattached.add(agent.id)
-        for task in state.tasks:
-            self.tasks[task.id] = task
+        self.run_of = {run.agent_id: run.id for run in state.runs}
+        self.tasks = {task.id: task for task in state.tasks}
+        for approval in state.approvals:
+            self._keep_approval(approval)
+            if approval.run_id not in self.runs:
+                self._parked.add(approval.id)
+        self._restore_agents([*state.agents, *draining], now)
+        self._restore_decisions(decided)
+        self._ended.update(ended or {})
         for task in state.tasks:
             if task.state is TaskState.QUEUED:
                 self._enqueue(task)
             elif task.state is TaskState.SCHEDULED:
                 heapq.heappush(self._due, (task.not_before or now, task.id))
-            elif task.state is TaskState.BLOCKED:
-                self._block(task, [other for other in task.depends_on if other in self.tasks])
+            elif task.state is TaskState.BLOCKED and task.id not in self._approvals_of:
+                self._await_others(task, effects, now)
+        for run in state.runs:
+            owner = self.tasks.get(run.task_id)
+            if owner is None or owner.run_id != run.id or owner.state is not TaskState.RUNNING:
+                self._end_run(run, RunState.LOST, effects, now)
         for task in state.tasks:
             if task.state is TaskState.RUNNING and task.run_id not in self.runs:
                 # Its run row did not survive: as if it had been lost.
                 self._requeue_lost(task, None, Reason.AGENT_LOST, effects, now, 0.5)
         return effects
+
+    def _restore_agents(self, agents: Sequence[AgentInfo], now: float) -> None:
+        for agent in agents:
+            self._unattached.add(agent.id)
+            self._keep(agent)
+        for run in self.runs.values():
+            if run.agent_id not in self.agents:
+                # It drained, and its row is not known: it ends its run, then stops.
+                self._unattached.add(run.agent_id)
+                self._keep(
+                    AgentInfo(
+                        id=run.agent_id,
+                        role=run.role,
+                        state=AgentState.DRAINING,
+                        wanted=False,
+                        incarnation=run.incarnation,
+                        node=run.node,
+                        task_id=run.task_id,
+                        run_id=run.id,
+                        started_at=run.started_at,
+                        updated_at=now,
+                    )
+                )
+
+    def _restore_decisions(self, decided: Sequence[Approval]) -> None:
+        for approval in sorted(decided, key=lambda approval: approval.decided_at or 0.0):
+            task = self.tasks.get(approval.task_id)
+            if task is None or approval.state not in (ApprovalState.ALLOWED, ApprovalState.DENIED):
+                continue
+            if approval.scope == "task" and approval.state is ApprovalState.ALLOWED:
+                self._task_rules[task.id] = (*self._task_rules.get(task.id, ()), rule_for(approval))
+            if approval.run_id in self.runs:
+                self._delivered[approval.run_id][approval.id] = approval
+            elif approval.run_id == task.run_id:
+                self._held_approvals[task.id] = approval
 
     def unattached(self) -> list[AgentInfo]:
         """Return the agents of a former router that must be asked what they have."""
@@ -152,7 +231,7 @@ class RouterCore:
 
     # Tasks.
 
-    def plan_submit(self, specs: Sequence[TaskSpec], known: Mapping[str, Task], now: float) -> list[Task | str]:
+    def plan_submit(self, specs: Sequence[TaskSpec], known: dict[str, Task], now: float) -> list[Task | str]:
         """Check tasks and return their rows; a known idempotency key gives the id of its task.
 
         Nothing is accepted yet: the caller commits the rows, then calls `accept`, or `forget_keys` if it could not.
@@ -161,14 +240,15 @@ class RouterCore:
             InvalidInput, UnknownRole, PromptTooLarge: nothing is kept.
             Busy: the queue is full.
         """
-        everyone = {**known, **self.tasks}
-        for spec in specs:
+        everyone: Mapping[str, Task] = ChainMap(self.tasks, known)
+        fresh = [spec for spec in specs if spec.idempotency_key is None or spec.idempotency_key not in self.keys]
+        for spec in fresh:
             check_spec(spec, self.roles, everyone)
             if spec.agent is not None and self._agent(spec.agent).role != spec.role:
                 role = self._agent(spec.agent).role
                 raise InvalidInput(f"agent: {spec.agent} is a {role}; expected an agent of {spec.role}.", field="agent")
-        waiting = len(self.tasks) + len(specs)
-        if waiting > self.config.queue_limit:
+        waiting = len(self.tasks) + len(fresh)
+        if fresh and waiting > self.config.queue_limit:
             raise Busy(
                 f"Expected at most {self.config.queue_limit} tasks that wait, and these would be {waiting}. Try later.",
                 retry_after_s=5.0,
@@ -235,20 +315,25 @@ class RouterCore:
             elif task.state is TaskState.SCHEDULED:
                 heapq.heappush(self._due, (task.not_before or now, task.id))
             else:
-                # What it waits for may have ended while its row was committed.
-                broken = [other for other in task.depends_on if self._ended.get(other, _OK) is not _OK]
-                if broken:
-                    why = f"{broken[0]} did not succeed. {RULES[Reason.DEPENDENCY_FAILED].remedy}"
-                    self._finish(task, TaskState.FAILED, Reason.DEPENDENCY_FAILED, why, effects, now, why=why)
-                else:
-                    self._block(task, [other for other in task.depends_on if other in self.tasks])
+                self._await_others(task, effects, now)
         return effects
+
+    def _await_others(self, task: Task, effects: Effects, now: float) -> None:
+        """Block a task until others have ended; they may have done so while its row was committed."""
+        broken = [other for other in task.depends_on if self._ended.get(other, _OK) is not _OK]
+        if broken:
+            why = f"{broken[0]} did not succeed. {RULES[Reason.DEPENDENCY_FAILED].remedy}"
+            self._finish(task, TaskState.FAILED, Reason.DEPENDENCY_FAILED, why, effects, now, why=why)
+        else:
+            self._block(task, [other for other in task.depends_on if other in self.tasks])
 
     def cancel(self, task_ids: Sequence[str], detail: str, now: float) -> Effects:
         """Cancel tasks: those that wait at once, those that run when their agent has interrupted them."""
         effects = Effects()
-        for task_id in task_ids:
-            task = self.tasks[task_id]
+        for task_id in dict.fromkeys(task_ids):
+            task = self.tasks.get(task_id)
+            if task is None:
+                continue
             if task.state is TaskState.RUNNING and task.run_id in self.runs:
                 run = self.runs[task.run_id]
                 self._cancelling[run.id] = (Reason.CANCELLED, detail)
@@ -269,7 +354,8 @@ class RouterCore:
                     state=state,
                     task=task.id,
                 )
-        for task in tasks:
+        for task in {task.id: task for task in tasks}.values():
+            self._ended.pop(task.id, None)
             fresh = self._move(
                 task,
                 TaskState.QUEUED,
@@ -290,7 +376,7 @@ class RouterCore:
         """Change the priority of tasks that have not ended."""
         check_priority(priority)
         effects = Effects()
-        for task_id in task_ids:
+        for task_id in dict.fromkeys(task_ids):
             task = self.tasks[task_id].model_copy(update={"priority": priority, "updated_at": now})
             self.tasks[task_id] = effects.tasks[task_id] = task
             if task.state is TaskState.QUEUED:
@@ -324,6 +410,7 @@ class RouterCore:
             "usage": task.usage + outcome.usage,
             "turns": task.turns + outcome.turns,
         }
+        delivered = self._delivered.get(run.id, {})
         self._end_run(run, outcome.status, effects, now, outcome)
         asked = self._cancelling.pop(run.id, None)
         self._withdraw_of(run.id, effects, now)
@@ -331,8 +418,8 @@ class RouterCore:
         if outcome.status is RunState.SUCCEEDED and outcome.result is not None:
             effects.results[task.id] = outcome.result
             self._finish(task, TaskState.SUCCEEDED, None, "", effects, now, session_id=session, **spent)
-        elif outcome.status is RunState.PARKED:
-            self._park(task, outcome, effects, now, spent, session)
+        elif outcome.status is RunState.PARKED and asked is None:
+            self._park(task, outcome, delivered, effects, now, spent, session)
         else:
             reason = outcome.reason or Reason.CLAUDE_ERROR
             if asked is not None:
@@ -353,9 +440,11 @@ class RouterCore:
         now: float,
         chance: float,
         more: dict[str, Any],
+        *,
+        said: bool = True,
     ) -> None:
         retries = task.limits.retries if task.limits.retries is not None else self._role(task).retries
-        decision = retry_rules.decide(task, reason, retries, now, chance, retry_at, self.config.lease_s)
+        decision = retry_rules.decide(task, reason, retries, now, chance, retry_at, self.config.lease_s, said=said)
         more = {**more, "retries_used": decision.retries_used, "losses": decision.losses}
         if decision.state.final:
             detail = more.pop("detail", "")
@@ -379,17 +468,29 @@ class RouterCore:
         if run is not None and (asked := self._cancelling.pop(run.id, None)) is not None:
             reason = Reason(asked[0])
         detail = f"agent {run.agent_id}" if run is not None else ""
-        self._after_failure(task, reason, None, effects, now, chance, {"detail": detail})
+        self._after_failure(task, reason, None, effects, now, chance, {"detail": detail}, said=False)
 
     def _park(
-        self, task: Task, outcome: Outcome, effects: Effects, now: float, spent: dict[str, Any], session: str | None
+        self,
+        task: Task,
+        outcome: Outcome,
+        delivered: Mapping[str, Approval],
+        effects: Effects,
+        now: float,
+        spent: dict[str, Any],
+        session: str | None,
     ) -> None:
         why = "waits for a person's decision; its process was ended and resumes then"
-        approval = self.approvals.get(outcome.approval_id or "")
         self._move(task, TaskState.BLOCKED, effects, now, why=why, session_id=session, **spent)
-        if approval is None or approval.state is not ApprovalState.WAITING:
-            # It was decided while the run was being parked.
-            self._wake(self.tasks[task.id], effects, now, "was decided")
+        waiting = {id for id in self._approvals_of.get(task.id, ()) if self.approvals[id].run_id == outcome.run_id}
+        if outcome.approval_id in waiting:
+            self._parked |= waiting
+            return
+        # It was decided while the run was being parked.
+        if (decided := delivered.get(outcome.approval_id or "")) is not None:
+            self._held_approvals[task.id] = decided
+        self._withdraw_all(waiting, effects, now)
+        self._wake(self.tasks[task.id], effects, now, "was decided")
 
     def _end_run(self, run: Run, state: RunState, effects: Effects, now: float, outcome: Outcome | None = None) -> None:
         step_run(run.id, run.state, state)
@@ -409,38 +510,53 @@ class RouterCore:
             Transition(at=now, what="run", id=run.id, old=run.state.value, new=state.value, reason=reason)
         )
         self.runs.pop(run.id, None)
+        self._delivered.pop(run.id, None)
+        if self.run_of.get(run.agent_id) == run.id:
+            del self.run_of[run.agent_id]
 
     # Agents.
 
-    def agent_up(self, report: AgentReport, now: float) -> Effects:
-        """An agent says that it is there, and what it has."""
+    def agent_up(self, report: AgentReport, now: float, asked: str | None = None) -> Effects:
+        """An agent says that it is there, and what it has.
+
+        Args:
+            report: what it says.
+            now: seconds since the epoch.
+            asked: the run that the agent had for the router when it was asked: one that was given to it since then
+                is missing in the report for no reason. None asks for whatever it has now.
+        """
         effects = Effects()
         agent = self.agents.get(report.agent_id)
-        self._launching.discard(report.agent_id)
-        self._unattached.discard(report.agent_id)
-        if agent is None or report.incarnation < agent.incarnation:
+        if agent is None or report.incarnation != agent.incarnation:
             return effects
-        agent = agent.model_copy(update={"node": report.node, "pid": report.pid, "incarnation": report.incarnation})
-        self.agents[agent.id] = agent
-        current = self.runs.get(report.run_id or "")
+        self._launching.discard(agent.id)
+        self._unattached.discard(agent.id)
+        agent = agent.model_copy(update={"node": report.node, "pid": report.pid})
+        self._keep(agent)
         has = {outcome.run_id for outcome in report.outcomes} | ({report.run_id} if report.run_id else set())
-        for run in [run for run in self.runs.values() if run.agent_id == agent.id and run.id not in has]:
+        run_id = self.run_of.get(agent.id)
+        if run_id is not None and run_id not in has and asked in (None, run_id):
             # It was dispatched, but never arrived, or an earlier life of the agent had it.
-            self._lose_run(run, Reason.AGENT_LOST, effects, now, 0.5)
-        if report.run_id is not None and current is None:
+            self._lose_run(self.runs[run_id], Reason.AGENT_LOST, effects, now, 0.5)
+            agent = self.agents[agent.id]
+        current = self.run_of.get(agent.id)
+        if report.run_id is not None and report.run_id != current:
             effects.actions.append(CancelRun(agent.id, report.run_id, Reason.CANCELLED, "The run is not current."))
+        for decided in self._delivered.get(report.run_id or "", {}).values():
+            effects.actions.append(DeliverDecision(agent.id, decided))
         if not agent.wanted or agent.state is AgentState.DRAINING:
             if current is None and not report.outcomes:
                 return self._stop_now(agent, effects)
+            self._keep(agent, effects)
             return effects
-        state = AgentState.BUSY if report.run_id or report.outcomes else AgentState.IDLE
+        holds = report.run_id or current or (report.outcomes[0].run_id if report.outcomes else None)
         self._set_agent(
             agent,
-            state,
+            AgentState.BUSY if holds else AgentState.IDLE,
             effects,
             now,
-            run_id=report.run_id or (report.outcomes[0].run_id if report.outcomes else None),
-            task_id=current.task_id if current else None,
+            run_id=holds,
+            task_id=self.runs[holds].task_id if holds in self.runs else None,
             why="",
         )
         return effects
@@ -459,15 +575,14 @@ class RouterCore:
         self._launching.discard(agent_id)
         self._unattached.discard(agent_id)
         self._acks.pop(agent_id, None)
-        for run in [run for run in self.runs.values() if run.agent_id == agent_id]:
-            self._lose_run(run, reason, effects, now, chance)
+        self._lose_run_of(agent_id, reason, effects, now, chance)
+        agent = self.agents[agent_id]
         if not agent.wanted or agent.state is AgentState.DRAINING:
             self._gone(agent, effects, now)
             return effects
-        lived = now - agent.updated_at if agent.state is AgentState.IDLE else now - agent.started_at
-        failures = 0 if lived > STEADY_S else self._failures[agent_id]
+        failures = 0 if now - agent.started_at > STEADY_S else self._failures[agent_id]
         self._failures[agent_id] = failures + 1
-        self._launch_at[agent_id] = now + LAUNCH_BACKOFF_S[min(failures, len(LAUNCH_BACKOFF_S) - 1)]
+        self._launch_later(agent_id, now + LAUNCH_BACKOFF_S[min(failures, len(LAUNCH_BACKOFF_S) - 1)])
         self._set_agent(
             agent,
             AgentState.STARTING,
@@ -489,30 +604,25 @@ class RouterCore:
         The agent may be heard again, on a node that was cut off; what it brings of that run is refused then.
         """
         effects = Effects()
-        lost = [run for run in self.runs.values() if run.agent_id == agent_id]
-        for run in lost:
-            self._lose_run(run, Reason.NODE_LOST, effects, now, chance)
-        agent = self.agents.get(agent_id)
-        if agent is not None and lost:
+        if self._lose_run_of(agent_id, Reason.NODE_LOST, effects, now, chance) and agent_id in self.agents:
             why = "it cannot be reached; its task goes on elsewhere"
-            agent = agent.model_copy(update={"why": why, "updated_at": now})
-            self.agents[agent_id] = effects.agents[agent_id] = agent
+            self._keep(self.agents[agent_id].model_copy(update={"why": why, "updated_at": now}), effects)
         return effects
 
     def launch_failed(self, agent_id: str, incarnation: int, why: str, now: float) -> Effects:
         """An agent's actor could not be started; it is tried again later."""
         effects = Effects()
         agent = self.agents.get(agent_id)
-        self._launching.discard(agent_id)
         if agent is None or agent.incarnation != incarnation:
             return effects
+        self._launching.discard(agent_id)
         if not agent.wanted:
             self._gone(agent, effects, now)
             return effects
         failures = self._failures[agent_id] = self._failures[agent_id] + 1
-        self._launch_at[agent_id] = now + LAUNCH_BACKOFF_S[min(failures, len(LAUNCH_BACKOFF_S) - 1)]
+        self._launch_later(agent_id, now + LAUNCH_BACKOFF_S[min(failures, len(LAUNCH_BACKOFF_S) - 1)])
         update = {"why": why[:500], "node": None, "incarnation": agent.incarnation + 1, "updated_at": now}
-        self.agents[agent_id] = effects.agents[agent_id] = agent.model_copy(update=update)
+        self._keep(agent.model_copy(update=update), effects)
         return effects
 
     def spawn(self, role: str, count: int, now: float) -> tuple[list[str], Effects]:
@@ -546,7 +656,7 @@ class RouterCore:
 
     def _retire(self, agent: AgentInfo, drain: bool, effects: Effects, now: float) -> None:
         agent = self.agents[agent.id]
-        busy = any(run.agent_id == agent.id for run in self.runs.values())
+        busy = agent.id in self.run_of
         if agent.state is not AgentState.DRAINING:
             why = "ends its run, then stops" if drain and busy else "is being stopped"
             agent = self._set_agent(agent, AgentState.DRAINING, effects, now, wanted=False, why=why)
@@ -556,18 +666,17 @@ class RouterCore:
     def _stop_now(self, agent: AgentInfo, effects: Effects) -> Effects:
         if agent.id not in self._stopping:
             self._stopping.add(agent.id)
-            effects.actions.append(StopAgent(agent.id))
+            effects.actions.append(StopAgent(agent.id, agent.incarnation))
         return effects
 
-    def agent_stopped(self, agent_id: str, now: float, chance: float) -> Effects:
+    def agent_stopped(self, agent_id: str, incarnation: int, now: float, chance: float) -> Effects:
         """A stop that was ordered has been done."""
         effects = Effects()
         agent = self.agents.get(agent_id)
-        if agent is None:
+        if agent is None or agent.incarnation != incarnation:
             return effects
-        for run in [run for run in self.runs.values() if run.agent_id == agent_id]:
-            self._lose_run(run, Reason.AGENT_STOPPED, effects, now, chance)
-        self._gone(agent, effects, now)
+        self._lose_run_of(agent_id, Reason.AGENT_STOPPED, effects, now, chance)
+        self._gone(self.agents[agent_id], effects, now)
         return effects
 
     def _gone(self, agent: AgentInfo, effects: Effects, now: float) -> None:
@@ -577,12 +686,28 @@ class RouterCore:
                 # Only this agent might have run it; any agent of the role is better than none for ever.
                 task = self.tasks[task_id] = effects.tasks[task_id] = task.model_copy(update={"agent": None})
                 self._enqueue(task)
-        self._set_agent(agent, AgentState.STOPPED, effects, now, wanted=False, run_id=None, task_id=None, why="")
-        self.agents.pop(agent.id, None)
+        agent = self._set_agent(
+            agent, AgentState.STOPPED, effects, now, wanted=False, run_id=None, task_id=None, why=""
+        )
+        del self.agents[agent.id]
+        if agent.node:
+            self._on_node[agent.node][agent.role] -= 1
+        self._lives[agent.id] = agent.incarnation
         self.activities.pop(agent.id, None)
         self._stopping.discard(agent.id)
+        self._launching.discard(agent.id)
+        self._unattached.discard(agent.id)
+        self._launch_at.pop(agent.id, None)
+        self._homeless.discard(agent.id)
         self._acks.pop(agent.id, None)
         self._failures.pop(agent.id, None)
+
+    def _lose_run_of(self, agent_id: str, reason: Reason, effects: Effects, now: float, chance: float) -> bool:
+        run_id = self.run_of.get(agent_id)
+        if run_id is None:
+            return False
+        self._lose_run(self.runs[run_id], reason, effects, now, chance)
+        return True
 
     def _lose_run(self, run: Run, reason: Reason, effects: Effects, now: float, chance: float) -> None:
         # The agent died with what it knew; what it last beat is the best that is known of the cost.
@@ -618,7 +743,7 @@ class RouterCore:
         self, agent_id: str, run_id: str, effects: Effects, now: float, *, failed: bool, cost: float = 0.0
     ) -> None:
         agent = self.agents.get(agent_id)
-        if agent is None or (agent.run_id is not None and agent.run_id != run_id):
+        if agent is None or agent.run_id != run_id:
             return
         update = {
             "runs": agent.runs + 1,
@@ -630,7 +755,7 @@ class RouterCore:
         if agent.state is AgentState.BUSY:
             self._set_agent(agent, AgentState.IDLE, effects, now, **update)
         else:
-            agent = self.agents[agent_id] = effects.agents[agent_id] = agent.model_copy(update=update)
+            agent = self._keep(agent.model_copy(update=update), effects)
             if agent.state is AgentState.DRAINING:
                 self._stop_now(agent, effects)
 
@@ -641,8 +766,26 @@ class RouterCore:
         effects = Effects()
         if approval.run_id not in self.runs:
             raise Conflict(f"Run {approval.run_id} is not current; nobody will be asked.", state="ended")
-        self.approvals[approval.id] = effects.approvals[approval.id] = approval
+        if (decided := self._delivered.get(approval.run_id, {}).get(approval.id)) is not None:
+            # It asks again: it has not heard that the question is answered.
+            effects.actions.append(DeliverDecision(approval.agent_id, decided))
+            return effects
+        effects.approvals[approval.id] = approval
+        self._keep_approval(approval)
         return effects
+
+    def _keep_approval(self, approval: Approval) -> None:
+        self.approvals[approval.id] = approval
+        self._approvals_of[approval.task_id].add(approval.id)
+
+    def _drop_approval(self, approval_id: str) -> Approval | None:
+        approval = self.approvals.pop(approval_id, None)
+        if approval is not None:
+            self._parked.discard(approval_id)
+            self._approvals_of[approval.task_id].discard(approval_id)
+            if not self._approvals_of[approval.task_id]:
+                del self._approvals_of[approval.task_id]
+        return approval
 
     def decide(
         self,
@@ -674,7 +817,7 @@ class RouterCore:
             }
         )
         effects.approvals[approval_id] = decided
-        self.approvals.pop(approval_id)
+        self._drop_approval(approval_id)
         if allow and scope == "role":
             state = self._role_state(approval.role)
             rule = rule_for(approval)
@@ -684,9 +827,12 @@ class RouterCore:
         if allow and scope == "task":
             self._task_rules[approval.task_id] = (*self._task_rules.get(approval.task_id, ()), rule_for(approval))
         if approval.run_id in self.runs:
+            self._delivered[approval.run_id][approval_id] = decided
             effects.actions.append(DeliverDecision(approval.agent_id, decided))
         else:
             self._held_approvals[approval.task_id] = decided
+            # The conversation goes on, and makes its other calls again.
+            self._withdraw_all(self._approvals_of.get(approval.task_id, ()), effects, now)
             if (task := self.tasks.get(approval.task_id)) is not None and task.state is TaskState.BLOCKED:
                 self._wake(task, effects, now, "was decided")
         return decided, effects
@@ -694,7 +840,7 @@ class RouterCore:
     def withdraw(self, approval_id: str, now: float) -> Effects:
         """An agent no longer waits for a decision: it took the role's default."""
         effects = Effects()
-        approval = self.approvals.pop(approval_id, None)
+        approval = self._drop_approval(approval_id)
         if approval is not None:
             state = ApprovalState.EXPIRED if now >= approval.expires_at - 1.0 else ApprovalState.WITHDRAWN
             effects.approvals[approval_id] = approval.model_copy(update={"state": state, "decided_at": now})
@@ -702,20 +848,23 @@ class RouterCore:
 
     def _expire_approvals(self, effects: Effects, now: float) -> None:
         """Decide for nobody what parked tasks have waited for in vain; an agent that holds its call decides itself."""
-        for approval in [approval for approval in self.approvals.values() if self._parked_too_long(approval, now)]:
+        for approval_id in [id for id in sorted(self._parked) if self.approvals[id].expires_at <= now]:
+            if (approval := self.approvals.get(approval_id)) is None:
+                continue
             allow = self._role_of(approval.role).approval_default == "allow"
             words = "" if allow else "Nobody answered in time, so the call is not made."
-            effects.merge(self.decide(approval.id, allow, "once", words, None, "timeout", now)[1])
-
-    def _parked_too_long(self, approval: Approval, now: float) -> bool:
-        return approval.expires_at <= now and approval.run_id not in self.runs
+            effects.merge(self.decide(approval_id, allow, "once", words, None, "timeout", now)[1])
 
     def _withdraw_of(self, run_id: str, effects: Effects, now: float) -> None:
         run = effects.runs.get(run_id)
-        if run is not None and run.state is RunState.PARKED:
+        if run is None or run.state is RunState.PARKED:
             return
-        for approval in [approval for approval in self.approvals.values() if approval.run_id == run_id]:
-            effects.merge(self.withdraw(approval.id, now))
+        mine = [id for id in self._approvals_of.get(run.task_id, ()) if self.approvals[id].run_id == run_id]
+        self._withdraw_all(mine, effects, now)
+
+    def _withdraw_all(self, approval_ids: Iterable[str], effects: Effects, now: float) -> None:
+        for approval_id in sorted(approval_ids):
+            effects.merge(self.withdraw(approval_id, now))
 
     # The fleet.
 
@@ -739,12 +888,10 @@ class RouterCore:
             for node in nodes
             if node.alive
         }
-        for agent in list(self.agents.values()):
-            node = self.nodes.get(agent.node or "")
-            if node is None or not node.draining or not agent.wanted:
-                continue
+        for node in [node for node in self.nodes.values() if node.draining and self._on_node.get(node.id)]:
             deadline = self.drained.get(node.name)
-            self._leave_node(agent, effects, now, at_once=deadline is not None and now >= deadline)
+            for agent in [agent for agent in self.agents.values() if agent.node == node.id]:
+                self._leave_node(agent, effects, now, at_once=deadline is not None and now >= deadline)
         return effects
 
     def _leave_node(self, agent: AgentInfo, effects: Effects, now: float, at_once: bool) -> None:
@@ -771,6 +918,13 @@ class RouterCore:
     def set_activities(self, activities: Sequence[Activity]) -> None:
         """Take what the agents do now; it moves no state."""
         self.activities = {activity.agent_id: activity for activity in activities if activity.agent_id in self.agents}
+        self.idle.set_free({seen.node: seen.node_free_mb for seen in activities if seen.node and seen.node_free_mb})
+
+    def set_away(self, away: Iterable[str]) -> None:
+        """Take who has not been heard for a while."""
+        changed, self.away = self.away ^ (now_away := frozenset(away)), now_away
+        for agent_id in changed & self.agents.keys():
+            self._keep(self.agents[agent_id])
 
     # The loop.
 
@@ -788,8 +942,10 @@ class RouterCore:
     def next_due(self, now: float) -> float | None:
         """Return when `schedule` has something to do by itself, None when only a message can bring it."""
         times = [at for at, _ in self._due[:1]]
-        times += [at for agent_id, at in self._launch_at.items() if agent_id in self.agents]
-        times += [approval.expires_at for approval in self.approvals.values() if approval.run_id not in self.runs]
+        self._drop_old_launches()
+        if self._launch_due and self.nodes and len(self._launching) < MAX_LAUNCHING:
+            times.append(self._launch_due[0][0])
+        times += [self.approvals[approval_id].expires_at for approval_id in self._parked]
         times += [at for at in self.drained.values() if at is not None and at > now]
         if any(role.max_agents is not None for role in self.roles.values()):
             times.append(now + 1.0)
@@ -803,16 +959,22 @@ class RouterCore:
                 self._wake(task, effects, now, "")
 
     def _wake(self, task: Task, effects: Effects, now: float, why: str) -> None:
-        self._enqueue(self._move(task, TaskState.QUEUED, effects, now, why=why, queued_at=now))
+        # What was cut off or parked had its turn already: it keeps its place.
+        keeps = task.state is TaskState.BLOCKED or (task.reason is not None and RULES[task.reason].loss)
+        queued_at = task.queued_at if keeps and task.queued_at is not None else now
+        self._enqueue(self._move(task, TaskState.QUEUED, effects, now, why=why, queued_at=queued_at))
 
     def _block(self, task: Task, others: Sequence[str]) -> None:
         self._missing[task.id] = set(others)
         for other in others:
             self._waiting_for[other].add(task.id)
+        if not others:
+            self._ready.append(task.id)
 
     def _unblock(self, effects: Effects, now: float) -> None:
-        for task_id in [task_id for task_id, missing in self._missing.items() if not missing]:
-            del self._missing[task_id]
+        ready, self._ready = self._ready, []
+        for task_id in ready:
+            self._missing.pop(task_id, None)
             task = self.tasks.get(task_id)
             if task is None or task.state is not TaskState.BLOCKED:
                 continue
@@ -826,15 +988,13 @@ class RouterCore:
         for role in self.roles.values():
             if role.min_agents is None or role.max_agents is None:
                 continue
-            agents = self._wanted(role.name)
             queue = self._queues[role.name]
-            head = queue.head()
-            oldest = self.tasks[head[1]].queued_at if head is not None else None
+            oldest = self.waits_since(role.name)
             demand = Demand(
                 queued=len(queue),
                 oldest_wait_s=now - oldest if oldest is not None else 0.0,
                 agents=self._target(role),
-                idle=sum(agent.state is AgentState.IDLE for agent in agents),
+                idle=self.idle.count(role.name),
             )
             want = self._scalers[role.name].want(role, demand, now)
             if want != self._role_state(role.name).agents:
@@ -852,15 +1012,17 @@ class RouterCore:
         """Make the agents what is wanted: new ones, surplus ones, those to start."""
         effects = Effects()
         for role in self.roles.values():
-            wanted, target = self._wanted(role.name), self._target(role)
-            for _ in range(target - len(wanted)):
+            missing = self._target(role) - len(self._wanted_of[role.name])
+            for _ in range(missing):
                 self._add_agent(role, effects, now)
-            if len(wanted) > target:
+            if missing < 0:
+                wanted = self._wanted(role.name)
                 surplus = sorted(wanted, key=lambda agent: (agent.state is AgentState.BUSY, -_number(agent.id)))
-                for agent in surplus[: len(wanted) - target]:
+                for agent in surplus[:-missing]:
                     self._retire(agent, True, effects, now)
-        for agent in [agent for agent in self.agents.values() if agent.wanted and agent.role not in self.roles]:
-            self._retire(agent, True, effects, now)
+        for name in [name for name, ids in self._wanted_of.items() if ids and name not in self.roles]:
+            for agent in self._wanted(name):
+                self._retire(agent, True, effects, now)
         self._launch(effects, now)
         return effects
 
@@ -868,29 +1030,51 @@ class RouterCore:
         number = 1
         while f"{role.name}-{number}" in self.agents:
             number += 1
+        agent_id = f"{role.name}-{number}"
         agent = AgentInfo(
-            id=f"{role.name}-{number}", role=role.name, state=AgentState.STARTING, started_at=now, updated_at=now
+            id=agent_id,
+            role=role.name,
+            state=AgentState.STARTING,
+            incarnation=self._lives.get(agent_id, 0) + 1,
+            started_at=now,
+            updated_at=now,
         )
-        self.agents[agent.id] = effects.agents[agent.id] = agent
+        self._keep(agent, effects)
+        self._launch_later(agent_id, now)
         effects.transitions.append(Transition(at=now, what="agent", id=agent.id, old=None, new=agent.state.value))
 
+    def _launch_later(self, agent_id: str, at: float) -> None:
+        self._launch_at[agent_id] = at
+        self._launch_number += 1
+        heapq.heappush(self._launch_due, (at, self._launch_number, agent_id))
+
+    def _drop_old_launches(self) -> None:
+        while self._launch_due:
+            at, _, agent_id = self._launch_due[0]
+            agent = self.agents.get(agent_id)
+            starts = agent is not None and agent.state is AgentState.STARTING and agent.wanted
+            if starts and agent_id not in self._launching and self._launch_at.get(agent_id) == at:
+                return
+            heapq.heappop(self._launch_due)
+
     def _launch(self, effects: Effects, now: float) -> None:
-        loads = self.loads()
-        for agent in sorted(self.agents.values(), key=lambda agent: agent.started_at):
-            if agent.state is not AgentState.STARTING or not agent.wanted or agent.id in self._launching:
-                continue
-            if agent.id in self._unattached or self._launch_at.get(agent.id, 0.0) > now or not self.nodes:
-                continue
-            if len(self._launching) >= MAX_LAUNCHING:
+        """Start the agents that are due, some at once; those that no node takes become a wish for nodes."""
+        loads: dict[str, NodeLoad] | None = None
+        refused: dict[str, Placement] = {}
+        while self.nodes and len(self._launching) < MAX_LAUNCHING:
+            self._drop_old_launches()
+            if not self._launch_due or self._launch_due[0][0] > now:
                 break
+            agent = self.agents[heapq.heappop(self._launch_due)[2]]
             role = self.roles[agent.role]
-            where = place(role, loads.values(), self.config.node_floor_mb)
+            loads = self.loads() if loads is None else loads
+            where = refused.get(role.name) or place(role, loads.values(), self.config.node_floor_mb)
             if where.node is None:
+                refused[role.name] = where
                 self._homeless.add(agent.id)
                 if agent.why != where.why:
-                    agent = agent.model_copy(update={"why": where.why, "updated_at": now})
-                    self.agents[agent.id] = effects.agents[agent.id] = agent
-                self._launch_at[agent.id] = now + 1.0
+                    self._keep(agent.model_copy(update={"why": where.why, "updated_at": now}), effects)
+                self._launch_later(agent.id, now + 1.0)
                 continue
             self._launch_at.pop(agent.id, None)
             self._homeless.discard(agent.id)
@@ -899,15 +1083,21 @@ class RouterCore:
             agent = agent.model_copy(
                 update={"node": where.node, "why": where.why, "updated_at": now, "started_at": now}
             )
-            self.agents[agent.id] = effects.agents[agent.id] = agent
+            self._keep(agent, effects)
             effects.actions.append(LaunchAgent(agent, role, where.node))
-        self._request_nodes(effects)
+        if self._homeless or self._wishes:
+            self._request_nodes(effects)
 
     def _request_nodes(self, effects: Effects) -> None:
         """Tell Ray's autoscaler what all agents need together: it compares a request with the whole cluster's size."""
-        self._homeless &= {agent.id for agent in self.agents.values() if agent.wanted and agent.node is None}
-        there = [agent for agent in self.agents.values() if agent.node in self.nodes or agent.id in self._homeless]
-        roles = [self.roles[name] for name in sorted(agent.role for agent in there) if name in self.roles]
+        self._homeless = {id for id in self._homeless if self.agents[id].wanted and self.agents[id].node is None}
+        counts = {self.agents[id].role: 0 for id in self._homeless}
+        for id in self._homeless:
+            counts[self.agents[id].role] += 1
+        for node_id in self.nodes:
+            for name, count in self._on_node.get(node_id, {}).items():
+                counts[name] = counts.get(name, 0) + count
+        roles = [self.roles[name] for name in sorted(counts) if name in self.roles for _ in range(counts[name])]
         wishes = tuple(roles) if self._homeless else ()
         if wishes != self._wishes:
             self._wishes = wishes
@@ -917,48 +1107,37 @@ class RouterCore:
     def loads(self) -> dict[str, NodeLoad]:
         """Return each node with what our agents hold of it."""
         loads = {node.id: NodeLoad(node) for node in self.nodes.values()}
-        for agent in self.agents.values():
-            role = self.roles.get(agent.role)
-            if agent.node in loads and role is not None:
-                loads[agent.node].take(role)
+        for node_id, load in loads.items():
+            for name, count in self._on_node.get(node_id, {}).items():
+                if count and (role := self.roles.get(name)) is not None:
+                    load.take(role, count)
         return loads
 
     def _dispatch(self, effects: Effects, now: float) -> None:
         if self.paused:
             return
-        idle: dict[str, list[AgentInfo]] = defaultdict(list)
-        busy_on: dict[str, int] = defaultdict(int)
-        for agent in self.agents.values():
-            if agent.id in self.away:
+        for agent_id in [agent_id for agent_id in self._pinned if agent_id in self.idle]:
+            # What only this agent may do competes with the role's queue by the same key.
+            agent = self.agents[agent_id]
+            own, common = self._pinned[agent_id].head(), self._queues[agent.role].head()
+            if own is None:
+                del self._pinned[agent_id]
+            elif self._gives(agent.role) and (common is None or own < common):
+                self._begin(self.tasks[own[1]], agent, "only this agent may run it", effects, now)
+        for name, queue in self._queues.items():
+            if not self._gives(name):
                 continue
-            if agent.state is AgentState.IDLE and agent.wanted and not self._draining(agent):
-                idle[agent.role].append(agent)
-            elif agent.state is AgentState.BUSY:
-                busy_on[agent.node or ""] += 1
-        if not idle:
-            return
-        free = {activity.node: activity.node_free_mb for activity in self.activities.values() if activity.node}
-        names = {node.id: node.name for node in self.nodes.values()}
-        for role_name, agents in idle.items():
-            if self._role_state(role_name).paused or role_name not in self.roles:
-                continue
-            queue = self._queues[role_name]
-            for agent in list(agents):
-                # What only this agent may do competes with the role's queue by the same key.
-                own, common = self._pinned[agent.id].head() if agent.id in self._pinned else None, queue.head()
-                if own is not None and (common is None or own < common):
-                    self._pinned[agent.id].remove(own[1])
-                    agents.remove(agent)
-                    busy_on[agent.node or ""] += 1
-                    self._begin(self.tasks[own[1]], agent, "only this agent may run it", effects, now)
-            while agents and (head := queue.head()) is not None:
-                queue.remove(head[1])
-                candidates = [Candidate(agent.id, agent.node, agent.runs) for agent in agents]
-                chosen, why = choose(candidates, busy_on, free, names)
-                agent = next(agent for agent in agents if agent.id == chosen)
-                agents.remove(agent)
-                busy_on[agent.node or ""] += 1
-                self._begin(self.tasks[head[1]], agent, why, effects, now)
+            while (head := queue.head()) is not None and (chosen := self.idle.best(name)) is not None:
+                agent = self.agents[chosen]
+                self._begin(self.tasks[head[1]], agent, self._why_chosen(agent), effects, now)
+
+    def _gives(self, role: str) -> bool:
+        return role in self.roles and not self._role_state(role).paused
+
+    def _why_chosen(self, agent: AgentInfo) -> str:
+        node = self.nodes.get(agent.node or "")
+        where = node.name if node is not None else (agent.node or "its node")[:8]
+        return f"idle on {where} ({self.idle.busy.get(agent.node or '', 0)} busy there), {agent.runs} runs before"
 
     def _draining(self, agent: AgentInfo) -> bool:
         node = self.nodes.get(agent.node or "")
@@ -983,6 +1162,7 @@ class RouterCore:
             started_at=now,
         )
         self.runs[run.id] = effects.runs[run.id] = run
+        self.run_of[agent.id] = run.id
         effects.transitions.append(Transition(at=now, what="run", id=run.id, old=None, new=run.state.value, why=why))
         resume = task.session_id is not None or task.number_of_runs > 0
         task = self._move(
@@ -1033,7 +1213,7 @@ class RouterCore:
         )
         if task.state is TaskState.QUEUED:
             self._queues[task.role].remove(task.id)
-            if task.agent is not None:
+            if task.agent is not None and task.agent in self._pinned:
                 self._pinned[task.agent].remove(task.id)
         fresh = task.model_copy(update={**changes, "state": state, "updated_at": now})
         effects.tasks[task.id] = fresh
@@ -1053,30 +1233,53 @@ class RouterCore:
         now: float,
         **changes: Any,
     ) -> None:
+        """End a task, and what follows for those that wait for it, however long the chain is."""
+        self._end_task(task, state, reason, detail, effects, now, **changes)
+        ended = [(task.id, state)]
+        while ended:
+            task_id, its_state = ended.pop()
+            for waiting_id in sorted(self._waiting_for.pop(task_id, ())):
+                waiting = self.tasks.get(waiting_id)
+                if waiting is None or waiting.state is not TaskState.BLOCKED:
+                    continue
+                if its_state is TaskState.SUCCEEDED:
+                    self._one_less(waiting, task_id, effects)
+                    continue
+                why = f"{task_id} is {its_state.value}. {RULES[Reason.DEPENDENCY_FAILED].remedy}"
+                self._end_task(waiting, TaskState.FAILED, Reason.DEPENDENCY_FAILED, why, effects, now, why=why)
+                ended.append((waiting_id, TaskState.FAILED))
+
+    def _one_less(self, waiting: Task, task_id: str, effects: Effects) -> None:
+        left = self._missing.get(waiting.id)
+        if left is None:
+            return
+        left.discard(task_id)
+        if not left:
+            self._ready.append(waiting.id)
+            return
+        why = f"waits for {', '.join(sorted(left)[:3])}"
+        self.tasks[waiting.id] = effects.tasks[waiting.id] = waiting.model_copy(update={"why": why})
+
+    def _end_task(
+        self,
+        task: Task,
+        state: TaskState,
+        reason: Reason | None,
+        detail: str,
+        effects: Effects,
+        now: float,
+        **changes: Any,
+    ) -> None:
         changes = {"why": "", **changes, "reason": reason, "detail": detail, "finished_at": now}
         self._move(task, state, effects, now, **changes)
         self._ended[task.id] = state
-        if len(self._ended) > 2000:
+        if len(self._ended) > ENDED_KEPT:
             del self._ended[next(iter(self._ended))]
         self._moving.discard(task.id)
         self._task_rules.pop(task.id, None)
         self._held_approvals.pop(task.id, None)
         self._missing.pop(task.id, None)
-        for approval in [approval for approval in self.approvals.values() if approval.task_id == task.id]:
-            effects.merge(self.withdraw(approval.id, now))
-        for waiting_id in self._waiting_for.pop(task.id, set()):
-            waiting = self.tasks.get(waiting_id)
-            if waiting is None or waiting.state is not TaskState.BLOCKED:
-                continue
-            if state is TaskState.SUCCEEDED:
-                self._missing.get(waiting_id, set()).discard(task.id)
-                left = self._missing.get(waiting_id)
-                if left:
-                    why = f"waits for {', '.join(sorted(left)[:3])}"
-                    self.tasks[waiting_id] = effects.tasks[waiting_id] = waiting.model_copy(update={"why": why})
-            else:
-                why = f"{task.id} is {state.value}. {RULES[Reason.DEPENDENCY_FAILED].remedy}"
-                self._finish(waiting, TaskState.FAILED, Reason.DEPENDENCY_FAILED, why, effects, now, why=why)
+        self._withdraw_all(self._approvals_of.get(task.id, ()), effects, now)
 
     def _set_agent(
         self, agent: AgentInfo, state: AgentState, effects: Effects, now: float, **changes: Any
@@ -1093,8 +1296,34 @@ class RouterCore:
                     why=str(changes.get("why") or ""),
                 )
             )
-        agent = agent.model_copy(update={**changes, "state": state, "updated_at": now})
-        self.agents[agent.id] = effects.agents[agent.id] = agent
+        return self._keep(agent.model_copy(update={**changes, "state": state, "updated_at": now}), effects)
+
+    def _keep(self, agent: AgentInfo, effects: Effects | None = None) -> AgentInfo:
+        """Take the new values of an agent into memory and all indexes, and with `effects` into the store."""
+        old = self.agents.get(agent.id)
+        self.agents[agent.id] = agent
+        if effects is not None:
+            effects.agents[agent.id] = agent
+        node, old_node = agent.node or "", (old.node or "") if old is not None else ""
+        if old is None or node != old_node:
+            if old_node:
+                self._on_node[old_node][agent.role] -= 1
+            if node:
+                self._on_node[node][agent.role] += 1
+        busy, was_busy = agent.state is AgentState.BUSY, old is not None and old.state is AgentState.BUSY
+        if was_busy and not (busy and node == old_node):
+            self.idle.set_busy(old_node, -1)
+        if busy and not (was_busy and node == old_node):
+            self.idle.set_busy(node, 1)
+        if agent.wanted:
+            self._wanted_of[agent.role][agent.id] = None
+        else:
+            self._wanted_of[agent.role].pop(agent.id, None)
+        takes = agent.state is AgentState.IDLE and agent.wanted and agent.id not in self.away
+        if takes and agent.id not in self._unattached and not self._draining(agent):
+            self.idle.put(agent.role, agent.id, node, agent.runs)
+        else:
+            self.idle.discard(agent.id)
         return agent
 
     def _enqueue(self, task: Task) -> None:
@@ -1114,7 +1343,7 @@ class RouterCore:
         return self.role_states.get(role) or RoleState(role=role)
 
     def _wanted(self, role: str) -> list[AgentInfo]:
-        return [agent for agent in self.agents.values() if agent.role == role and agent.wanted]
+        return [self.agents[agent_id] for agent_id in self._wanted_of.get(role, ())]
 
     def _known_role(self, role: str) -> None:
         if role not in self.roles:
@@ -1140,8 +1369,14 @@ class RouterCore:
 
     def queue_length(self, role: str) -> int:
         """Return how many tasks of a role wait for an agent."""
-        pinned = sum(len(self._pinned[a.id]) for a in self.agents.values() if a.role == role and a.id in self._pinned)
+        agents = self.agents
+        pinned = sum(len(queue) for id, queue in self._pinned.items() if id in agents and agents[id].role == role)
         return len(self._queues[role]) + pinned
+
+    def waits_since(self, role: str) -> float | None:
+        """Return since when the task that is next in a role's queue waits, None when the queue is empty."""
+        head = self._queues[role].head()
+        return self.tasks[head[1]].queued_at if head is not None else None
 
     def why_waits(self, role: str) -> str:
         """Return why a role's queue waits, "" when it is empty."""

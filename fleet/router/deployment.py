@@ -29,6 +29,7 @@ from fleet.models import (
     Outcome,
     Role,
     RoleState,
+    RouterState,
     Task,
     TaskSpec,
     Transition,
@@ -60,6 +61,11 @@ START_TIMEOUT_S = 180.0
 COMMIT_PATIENCE_S = 20.0
 """How long a submit waits for a store that is away before its caller is told."""
 CANCEL_PATIENCE_S = 10.0
+CALL_TRIES = 60
+CALL_AGAIN_S = 0.5
+UNWATCHED_S = 5.0
+"""A busy agent whose run nobody waits for is asked after so long: no slot is held for ever."""
+DECIDED_READ = 1000
 NODE_CHECK_S = 1.5
 
 
@@ -150,11 +156,18 @@ class Router:
         self._random = random.Random(seed)
         self._starting: asyncio.Task[None] | None = None
         self._pending: list[tuple[Effects, asyncio.Future[None]]] = []
+        self._committing = False
         self._work = asyncio.Event()
         self._wake = asyncio.Event()
         self._kept: set[asyncio.Task[Any]] = set()
         self._handles: dict[str, Agent] = {}
-        self._stale: StaleEpoch | None = None
+        self._failed_by: FleetError | None = None
+        """Why this router has ended: another replaced it, or what it has in memory is not to be trusted."""
+        self._watched: dict[str, int] = {}
+        """Run → how many wait for its end."""
+        self._unwatched_since: dict[str, float] = {}
+        self._accepting: dict[str, asyncio.Future[None]] = {}
+        """Task → the end of its commit."""
         self._asked: set[str] = set()
         self._heard: dict[str, tuple[tuple[int, float], float]] = {}
         """Agent → its last sign of life, and when it came."""
@@ -167,8 +180,8 @@ class Router:
         await self._ready()
 
     async def _ready(self) -> None:
-        if self._stale is not None:
-            raise self._stale
+        if self._failed_by is not None:
+            raise self._failed_by
         if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
             self._starting = asyncio.create_task(self._start(), name="router start")
         await asyncio.shield(self._starting)
@@ -184,24 +197,42 @@ class Router:
         return self._store_given
 
     async def _start(self) -> None:
+        """Begin an epoch; called again it begins anew."""
         if self._store_given is None:
             from fleet.store.launch import launch_store
 
             await asyncio.to_thread(launch_store, self.config)
+        await self._cancel_kept()
+        self.core = RouterCore(self.config)
         owner = f"{socket.gethostname()} pid {os.getpid()}"
         state = await self._patiently(lambda: self.store.open_epoch(owner))
+        draining, decided, ended = await self._patiently(lambda: self._past(state))
         now = self._clock()
-        effects = self.core.restore(state, now)
+        effects = self.core.restore(state, now, draining=draining, decided=decided, ended=ended)
         log.info("router start epoch=%d tasks=%d agents=%d", state.epoch, len(state.tasks), len(state.agents))
         self.core.set_activities(await self._patiently(lambda: self.store.activities()))
         effects.merge(await self._read_nodes())
-        self._spawn(self._commit_loop())
-        # Nothing is dispatched before the agents of an earlier router have said what they have.
-        await asyncio.gather(*(self._attach(agent) for agent in self.core.unattached()))
         self._put(effects)
+        self._spawn(self._commit_loop())
+        # An agent gets nothing before it has said what it has.
+        for agent in self.core.unattached():
+            self._spawn(self._attach(agent))
         for loop in (self._schedule_loop, self._watch_loop, self._nodes_loop):
             self._spawn(loop())
         self._wake.set()
+
+    async def _past(self, state: RouterState) -> tuple[list[AgentInfo], list[Approval], dict[str, TaskState]]:
+        """Read what else the core needs: agents that drained, late decisions, how awaited tasks ended."""
+        draining = [agent for agent in await self.store.agents(all=True) if agent.state is AgentState.DRAINING]
+        wanted = {agent.id for agent in state.agents}
+        decided = await self.store.approvals(waiting=False, limit=DECIDED_READ)
+        open_ids = {task.id for task in state.tasks}
+        blocked = [task for task in state.tasks if task.state is TaskState.BLOCKED]
+        ended: dict[str, TaskState] = {}
+        for task_id in {other for task in blocked for other in task.depends_on} - open_ids:
+            with contextlib.suppress(NotFound):
+                ended[task_id] = (await self.store.task(task_id)).state
+        return [agent for agent in draining if agent.id not in wanted], decided, ended
 
     async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
         delay = 0.1
@@ -215,23 +246,32 @@ class Router:
 
     async def _attach(self, agent: AgentInfo) -> None:
         """Ask an agent of an earlier router what it has; one that does not answer is lost."""
+        asked = self.core.run_of.get(agent.id, "")
         try:
             report = await asyncio.wait_for(self._agent(agent.id).hello(self.core.epoch), HELLO_TIMEOUT_S)
-        except (AgentGone, Unavailable, TimeoutError) as error:
-            log.info("agent lost at start agent=%s error=%s", agent.id, error)
-            await self._kill(agent.id)
-            self._put(self.core.agent_lost(agent.id, agent.incarnation, self._clock(), self._random.random()))
+        except StaleEpoch as error:
+            self._end(error)
             return
-        self._attached(report)
+        except Exception as error:
+            # After a restart of everything no node is known: on one machine the guards have ended all that ran.
+            several = len({known.node for known in self.core.agents.values() if known.node}) > 1
+            away = isinstance(error, Unavailable | TimeoutError)
+            node_lost = away or (several and agent.node not in self.core.nodes)
+            log.info("agent lost at start agent=%s node_lost=%s: %s", agent.id, node_lost, error or "no answer")
+            self._handles.pop(agent.id, None)
+            await self._kill(agent.id)
+            now, chance = self._clock(), self._random.random()
+            self._put(self.core.agent_lost(agent.id, agent.incarnation, now, chance, node_lost=node_lost))
+            return
+        self._attached(report, asked)
 
-    def _attached(self, report: AgentReport) -> None:
+    def _attached(self, report: AgentReport, asked: str | None) -> None:
         log.info("agent up agent=%s incarnation=%d run=%s", report.agent_id, report.incarnation, report.run_id)
         for outcome in report.outcomes:
-            self._outcome(outcome)
-        known = report.run_id in self.core.runs if report.run_id else False
-        self._put(self.core.agent_up(report.model_copy(update={"outcomes": ()}), self._clock()))
-        if report.run_id is not None:
-            if known:
+            self._take(outcome)
+        self._put(self.core.agent_up(report.model_copy(update={"outcomes": ()}), self._clock(), asked))
+        if report.run_id is not None and report.run_id not in self._watched:
+            if report.run_id in self.core.runs:
                 self._spawn(self._await_outcome(report.agent_id, report.incarnation, report.run_id, None))
             else:
                 self._spawn(self._await_refused(report.agent_id, report.incarnation, report.run_id))
@@ -243,15 +283,22 @@ class Router:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._kept.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, StaleEpoch):
-            log.error("router work failed", exc_info=error)
+        if not task.cancelled() and (error := task.exception()) is not None and self._failed_by is None:
+            # Memory may be ahead of the store now for ever: the next router begins from the store.
+            log.error("router work failed; a new router takes over", exc_info=error)
+            self._end(error)
 
     async def close(self) -> None:
         """End the loops; what runs goes on with the next router."""
-        for task in list(self._kept):
-            task.cancel()
-        await asyncio.gather(*self._kept, return_exceptions=True)
+        await self._cancel_kept()
         self._launcher_close()
+
+    async def _cancel_kept(self) -> None:
+        kept = [task for task in self._kept if task is not asyncio.current_task()]
+        for task in kept:
+            task.cancel()
+        await asyncio.gather(*kept, return_exceptions=True)
+        self._watched.clear()
 
     def _launcher_close(self) -> None:
         self._handles.clear()
@@ -263,6 +310,9 @@ class Router:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Nobody may wait for it.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if self._failed_by is not None:
+            future.set_exception(self._failed_by)
+            return future
         self._pending.append((effects, future))
         self._work.set()
         self._wake.set()
@@ -276,15 +326,19 @@ class Router:
             merged = Effects()
             for effects, _ in taken:
                 merged.merge(effects)
+            self._committing = True
             try:
                 if merged.rows:
                     batch = merged.batch()
                     await self._patiently(lambda: self.store.commit(self.core.epoch, batch))  # noqa: B023
-            except StaleEpoch as error:
-                self._stop_for(error)
-                for _, future in taken:
-                    future.set_exception(error)
-                return
+            except BaseException as error:
+                _fail(taken, error if isinstance(error, FleetError) else _ended(error))
+                if isinstance(error, StaleEpoch):
+                    self._end(error)
+                    return
+                raise
+            finally:
+                self._committing = False
             for action in merged.actions:
                 self._do(action)
             for _, future in taken:
@@ -293,10 +347,13 @@ class Router:
             self._changed.set()
             self._changed = asyncio.Event()
 
-    def _stop_for(self, error: StaleEpoch) -> None:
-        if self._stale is None:
-            log.warning("router replaced epoch=%d: %s", self.core.epoch, error)
-            self._stale = error
+    def _end(self, error: BaseException) -> None:
+        """End this router: nothing more is decided, committed or ordered."""
+        if self._failed_by is None:
+            log.warning("router ends epoch=%d: %s", self.core.epoch, error)
+            self._failed_by = error if isinstance(error, FleetError) else _ended(error)
+        taken, self._pending = self._pending, []
+        _fail(taken, self._failed_by)
         for task in list(self._kept):
             if task is not asyncio.current_task():
                 task.cancel()
@@ -312,11 +369,11 @@ class Router:
             case LaunchAgent():
                 self._spawn(self._launch(action))
             case StopAgent():
-                self._spawn(self._stop_agent(action.agent_id))
+                self._spawn(self._stop_agent(action.agent_id, action.incarnation))
             case Acknowledge():
                 self._spawn(self._quietly(self._agent(action.agent_id).acknowledge(action.run_id)))
             case DeliverDecision():
-                self._spawn(self._quietly(self._agent(action.agent_id).decide(action.approval)))
+                self._spawn(self._quietly(self._deliver(action)))
             case RequestNodes():
                 log.info("nodes wanted agents=%d", len(action.bundles))
                 ask = asyncio.to_thread(self._launcher.request_nodes, action.bundles, action.labels)
@@ -331,7 +388,23 @@ class Router:
             log.warning("call failed: %s", error)
 
     async def _cancel_run(self, action: CancelRun) -> None:
-        await self._agent(action.agent_id).cancel(action.run_id, action.reason, action.detail)
+        """Interrupt a run; it may not have arrived yet, or its agent be away for a moment."""
+        for _ in range(CALL_TRIES):
+            with contextlib.suppress(Unavailable):
+                if await self._agent(action.agent_id).cancel(action.run_id, action.reason, action.detail):
+                    return
+            if action.run_id not in self.core.runs:
+                return
+            await asyncio.sleep(CALL_AGAIN_S)
+
+    async def _deliver(self, action: DeliverDecision) -> None:
+        for _ in range(CALL_TRIES):
+            with contextlib.suppress(Unavailable):
+                await self._agent(action.agent_id).decide(action.approval)
+                return
+            if action.approval.run_id not in self.core.runs:
+                return
+            await asyncio.sleep(CALL_AGAIN_S)
 
     def _agent(self, agent_id: str) -> Agent:
         if agent_id not in self._handles:
@@ -346,6 +419,18 @@ class Router:
 
     async def _await_outcome(self, agent_id: str, incarnation: int, run_id: str, dispatch: Dispatch | None) -> None:
         """Wait for a run's outcome, over an agent that cannot be reached for a while; a lost agent loses it."""
+        self._watched[run_id] = self._watched.get(run_id, 0) + 1
+        try:
+            await self._outcome_of(agent_id, incarnation, run_id, dispatch)
+        finally:
+            self._unwatch(run_id)
+
+    def _unwatch(self, run_id: str) -> None:
+        self._watched[run_id] = self._watched.get(run_id, 1) - 1
+        if self._watched[run_id] <= 0:
+            del self._watched[run_id]
+
+    async def _outcome_of(self, agent_id: str, incarnation: int, run_id: str, dispatch: Dispatch | None) -> None:
         agent = self._agent(agent_id)
         give_up_at = None
         while run_id in self.core.runs:
@@ -357,7 +442,7 @@ class Router:
                 self._outcome(outcome)
                 return
             except StaleEpoch as error:
-                self._stop_for(error)
+                self._end(error)
                 return
             except AgentGone as error:
                 await self._lose(agent_id, incarnation, str(error))
@@ -379,7 +464,8 @@ class Router:
                 raise
             except Exception as error:
                 log.exception("run failed in its agent agent=%s run=%s", agent_id, run_id)
-                self._outcome(self._failed(agent_id, run_id, error))
+                if run_id in self.core.runs:
+                    self._outcome(self._failed(agent_id, run_id, error))
                 return
 
     def _failed(self, agent_id: str, run_id: str, error: Exception) -> Outcome:
@@ -397,24 +483,40 @@ class Router:
 
     async def _await_refused(self, agent_id: str, incarnation: int, run_id: str) -> None:
         """Wait for the end of a run that is not current: its outcome is refused, and its agent is free then."""
+        self._watched[run_id] = self._watched.get(run_id, 0) + 1
         try:
             self._outcome(await self._agent(agent_id).wait(run_id))
         except (AgentGone, Unavailable) as error:
             await self._lose(agent_id, incarnation, str(error))
         except NotFound:
             await self._reconcile_agent(agent_id, incarnation)
+        except Exception as error:
+            # It is asked again: nobody waits for its run.
+            log.warning("run failed in its agent agent=%s run=%s: %s", agent_id, run_id, error)
+        finally:
+            self._unwatch(run_id)
 
     async def _reconcile_agent(self, agent_id: str, incarnation: int) -> None:
+        """Ask an agent what it has; one that does not answer is lost."""
+        asked = self.core.run_of.get(agent_id, "")
         try:
             report = await asyncio.wait_for(self._agent(agent_id).hello(self.core.epoch), HELLO_TIMEOUT_S)
         except StaleEpoch as error:
-            self._stop_for(error)
-        except (AgentGone, Unavailable, TimeoutError) as error:
+            self._end(error)
+        except (Unavailable, TimeoutError) as error:
+            # It may go on where it cannot be reached, as long as its lease.
+            await self._lose(agent_id, incarnation, str(error) or "it does not answer", node_lost=True)
+        except Exception as error:
             await self._lose(agent_id, incarnation, str(error))
         else:
-            self._attached(report)
+            self._attached(report, asked)
 
     def _outcome(self, outcome: Outcome) -> None:
+        self._take(outcome)
+        # The agent is free: what it gets next is committed with this.
+        self._put(self.core.schedule(self._clock()))
+
+    def _take(self, outcome: Outcome) -> None:
         log.info(
             "run end task=%s run=%s agent=%s status=%s reason=%s",
             outcome.task_id,
@@ -423,9 +525,7 @@ class Router:
             outcome.status.value,
             outcome.reason or "",
         )
-        effects = self.core.outcome(outcome, self._clock(), self._random.random())
-        effects.merge(self.core.schedule(self._clock()))
-        self._put(effects)
+        self._put(self.core.outcome(outcome, self._clock(), self._random.random()))
 
     async def _lose(self, agent_id: str, incarnation: int, why: str, node_lost: bool = False) -> None:
         """An agent is gone: find out whether its node went with it, and go on without it."""
@@ -462,13 +562,14 @@ class Router:
             log.warning("agent launch failed agent=%s: %s", agent.id, error)
             self._put(self.core.launch_failed(agent.id, agent.incarnation, str(error), self._clock()))
             return
+        asked = self.core.run_of.get(agent.id, "")
         end = self._clock() + START_TIMEOUT_S
         why = f"its actor did not answer within {START_TIMEOUT_S:.0f} s"
         while self._clock() < end:
             try:
                 report = await self._agent(agent.id).hello(self.core.epoch)
             except StaleEpoch as error:
-                self._stop_for(error)
+                self._end(error)
                 return
             except Unavailable as error:
                 why = str(error)
@@ -480,26 +581,33 @@ class Router:
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
                 break
-            if report.incarnation == agent.incarnation:
-                self._attached(report)
+            if report.incarnation == agent.incarnation and self._is_current(agent.id, agent.incarnation):
+                self._attached(report, asked)
                 return
+            why = "another life of it has its name, or it is not wanted any more"
             break
         self._handles.pop(agent.id, None)
         await self._kill(agent.id)
         self._put(self.core.launch_failed(agent.id, agent.incarnation, f"it does not start: {why}", self._clock()))
 
-    async def _stop_agent(self, agent_id: str) -> None:
+    def _is_current(self, agent_id: str, incarnation: int) -> bool:
+        agent = self.core.agents.get(agent_id)
+        return agent is not None and agent.incarnation == incarnation
+
+    async def _stop_agent(self, agent_id: str, incarnation: int) -> None:
         log.info("agent stop agent=%s", agent_id)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._agent(agent_id).stop(3.0), 25.0)
         # A run that ended with the stop brings its outcome by its own call, which is given a moment to arrive.
         for _ in range(20):
-            if not any(run.agent_id == agent_id for run in self.core.runs.values()):
+            if agent_id not in self.core.run_of:
                 break
             await asyncio.sleep(0.05)
+        if not self._is_current(agent_id, incarnation):
+            return
         self._handles.pop(agent_id, None)
         await self._kill(agent_id)
-        self._put(self.core.agent_stopped(agent_id, self._clock(), self._random.random()))
+        self._put(self.core.agent_stopped(agent_id, incarnation, self._clock(), self._random.random()))
 
     # Loops.
 
@@ -519,12 +627,13 @@ class Router:
             await asyncio.sleep(WATCH_S)
             try:
                 self.core.set_activities(await self.store.activities())
-            except FleetError:
+            except Exception:
                 # While the store is away nobody can be heard: everybody's silence begins anew.
                 self._heard.clear()
                 continue
             now = self._clock()
             self._listen(now)
+            self._ask_unwatched(now)
             for agent in list(self.core.agents.values()):
                 seen = self.core.activities.get(agent.id)
                 last = max(seen.at if seen else 0.0, agent.updated_at)
@@ -547,25 +656,49 @@ class Router:
             silent = now - self._heard[agent.id][1]
             if silent > SILENT_S:
                 away.add(agent.id)
-            has_run = any(run.agent_id == agent.id for run in self.core.runs.values())
-            if has_run and silent > self.config.lease_s + LEASE_MARGIN_S:
+            if agent.id in self.core.run_of and silent > self.config.lease_s + LEASE_MARGIN_S:
                 log.warning("agent away agent=%s run=%s silent_s=%.0f", agent.id, agent.run_id, silent)
                 self._put(self.core.agent_away(agent.id, now, self._random.random()))
-        if self.core.away - away:
+        back = self.core.away - away
+        self.core.set_away(away)
+        if back:
             self._wake.set()
-        self.core.away = away
+
+    def _ask_unwatched(self, now: float) -> None:
+        """Ask busy agents whose run nobody waits for."""
+        runs = {
+            agent.run_id: agent
+            for agent in self.core.agents.values()
+            if agent.state is AgentState.BUSY and agent.run_id is not None and agent.run_id not in self._watched
+        }
+        if self._pending or self._committing:
+            # Their dispatch may be among what is being committed.
+            runs = {}
+        self._unwatched_since = {run_id: self._unwatched_since.get(run_id, now) for run_id in runs}
+        for run_id, agent in runs.items():
+            if now - self._unwatched_since[run_id] >= UNWATCHED_S and agent.id not in self._asked:
+                self._asked.add(agent.id)
+                self._spawn(self._ask(agent))
+
+    async def _ask(self, agent: AgentInfo) -> None:
+        try:
+            await self._reconcile_agent(agent.id, agent.incarnation)
+        finally:
+            self._asked.discard(agent.id)
 
     async def _probe(self, agent: AgentInfo) -> None:
         try:
             await self._agent(agent.id).hello(self.core.epoch)
         except StaleEpoch as error:
-            self._stop_for(error)
+            self._end(error)
         except AgentGone as error:
             await self._lose(agent.id, agent.incarnation, str(error))
         except Unavailable as error:
             # A busy one has its own watcher; an idle one that cannot be reached must not be given a run.
             if agent.state is AgentState.IDLE:
                 await self._lose(agent.id, agent.incarnation, str(error))
+        except Exception as error:
+            log.warning("probe failed agent=%s: %s", agent.id, error)
         finally:
             self._asked.discard(agent.id)
 
@@ -594,8 +727,16 @@ class Router:
         now = self._clock()
         planned = self.core.plan_submit(specs, known, now)
         fresh = [task for task in planned if isinstance(task, Task)]
+        repeated = [self._accepting[task] for task in planned if isinstance(task, str) and task in self._accepting]
         if fresh:
-            await self._commit_submit(planned, fresh, now)
+            # Not ended with the call that asks for it: what is committed must be taken into the queue.
+            commit = asyncio.ensure_future(self._commit_submit(planned, fresh, now))
+            commit.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._accepting |= {task.id: commit for task in fresh}
+            commit.add_done_callback(lambda _: [self._accepting.pop(task.id, None) for task in fresh])
+            await asyncio.shield(commit)
+        for other in repeated:
+            await asyncio.shield(other)
         return [task if isinstance(task, Task) else await self._task(task) for task in planned]
 
     async def _commit_submit(self, planned: list[Task | str], fresh: list[Task], now: float) -> None:
@@ -613,7 +754,7 @@ class Router:
                 self.core.forget_keys(planned)
                 raise
             except StaleEpoch as error:
-                self._stop_for(error)
+                self._end(error)
                 raise
             except Unavailable:
                 if self._clock() > end:
@@ -653,6 +794,8 @@ class Router:
         while any(task_id in self.core.tasks for task_id in open_ids) and time.monotonic() < end:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), 0.2)
+        # What ended is in memory before it is in the store.
+        await self._put(Effects())
         return [await self._task(task.id) for task in tasks]
 
     async def retry(self, task_ids: Sequence[str]) -> list[Task]:
@@ -706,10 +849,10 @@ class Router:
         agent = self.core.agents.get(agent_id)
         if agent is None:
             raise AgentGone(f"There is no agent {agent_id} now.", agent=agent_id, state="gone")
-        run = next((run for run in self.core.runs.values() if run.agent_id == agent_id), None)
-        if run is None:
+        run_id = self.core.run_of.get(agent_id)
+        if run_id is None:
             return False
-        await self.cancel([run.task_id], f"Agent {agent_id} was interrupted.")
+        await self.cancel([self.core.runs[run_id].task_id], f"Agent {agent_id} was interrupted.")
         return True
 
     async def ask(self, approval: Approval) -> None:
@@ -771,12 +914,7 @@ class Router:
 
     def _role(self, role: Role) -> dict[str, Any]:
         core = self.core
-        agents = [agent for agent in core.agents.values() if agent.role == role.name and agent.wanted]
-        waiting = [
-            task.queued_at
-            for task in core.tasks.values()
-            if task.role == role.name and task.state is TaskState.QUEUED and task.queued_at
-        ]
+        agents = core._wanted(role.name)
         scaler = core._scalers.get(role.name)
         return {
             "role": role,
@@ -786,7 +924,7 @@ class Router:
             "queued": core.queue_length(role.name),
             "paused": core._role_state(role.name).paused,
             "rules": core._role_state(role.name).rules,
-            "oldest_queued_at": min(waiting, default=None),
+            "oldest_queued_at": core.waits_since(role.name),
             "why": core.why_waits(role.name),
             "scaler": scaler.why if scaler else "",
         }
@@ -806,3 +944,17 @@ class Router:
             "why": {role: why for role in core.roles if (why := core.why_waits(role))},
             "scaler": {role: scaler.why for role, scaler in core._scalers.items() if scaler.why},
         }
+
+
+def _ended(error: BaseException) -> Unavailable:
+    return Unavailable(
+        f"The router ended ({type(error).__name__}: {error}). Another starts by itself: try again.",
+        part="router",
+        retry_after_s=1.0,
+    )
+
+
+def _fail(taken: Sequence[tuple[Effects, asyncio.Future[None]]], error: FleetError) -> None:
+    for _, future in taken:
+        if not future.done():
+            future.set_exception(error)

@@ -50,9 +50,10 @@ class LaunchAgent:
 
 @dataclass(frozen=True, slots=True)
 class StopAgent:
-    """End an agent and everything of it."""
+    """End this life of an agent and everything of it."""
 
     agent_id: str
+    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Where an agent goes, and which agent gets a task: decisions as values that explain themselves. Pure."""
+"""Where an agent goes: a decision as a value that explains itself. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fleet.models import NodeInfo, Role
@@ -29,11 +29,11 @@ class NodeLoad:
         """How many agents are there."""
         return sum(self.agents.values())
 
-    def take(self, role: Role) -> None:
-        """Count one agent more."""
-        self.cpus += role.cpus
-        self.memory_mb += role.memory_mb
-        self.agents[role.name] = self.agents.get(role.name, 0) + 1
+    def take(self, role: Role, count: int = 1) -> None:
+        """Count agents more."""
+        self.cpus += count * role.cpus
+        self.memory_mb += count * role.memory_mb
+        self.agents[role.name] = self.agents.get(role.name, 0) + count
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,44 +92,6 @@ def place(role: Role, loads: Iterable[NodeLoad], floor_mb: float) -> Placement:
     else:
         why = f"{best.info.name} is the fullest node with room ({best.count} agents)"
     return Placement(best.info.id, why)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An idle agent as the choice sees it."""
-
-    agent_id: str
-    node: str | None
-    runs: int
-
-
-def choose(
-    candidates: Iterable[Candidate],
-    busy_on_node: Mapping[str, int],
-    free_mb: Mapping[str, float],
-    names: Mapping[str, str],
-) -> tuple[str, str]:
-    """Choose the agent for a task among idle ones: least busy node, then most free memory, then fewest runs.
-
-    Returns:
-        The agent's id and why.
-
-    Raises:
-        ValueError: there is no candidate.
-    """
-    best = min(
-        candidates,
-        key=lambda agent: (
-            busy_on_node.get(agent.node or "", 0),
-            -round(free_mb.get(agent.node or "", 0.0) / 1024),
-            agent.runs,
-            agent.agent_id,
-        ),
-    )
-    node = best.node or ""
-    where = names.get(node, node[:8] or "its node")
-    free = f", {_gib(free_mb[node])} GiB free" if free_mb.get(node) else ""
-    return best.agent_id, f"idle on {where} ({busy_on_node.get(node, 0)} busy there{free}), {best.runs} runs before"
 
 
 def _gib(mb: float) -> str:

@@ -31,10 +31,15 @@ class TaskQueue:
         self._next += 1
         self._entry[task_id] = self._next
         heapq.heappush(self._heap, (queued_at - priority * AGEING_S, self._next, task_id))
+        self._tidy()
 
     def remove(self, task_id: str) -> None:
         """Take a task out, wherever it is."""
-        if self._entry.pop(task_id, None) is not None and len(self._heap) > 2 * len(self._entry) + 64:
+        if self._entry.pop(task_id, None) is not None:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        if len(self._heap) > 2 * len(self._entry) + 64:
             self._heap = [entry for entry in self._heap if self._entry.get(entry[2]) == entry[1]]
             heapq.heapify(self._heap)
 

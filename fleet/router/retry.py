@@ -35,7 +35,15 @@ class RetryDecision:
 
 
 def decide(
-    task: Task, reason: Reason, retries: int, now: float, chance: float, retry_at: float | None, lease_s: float
+    task: Task,
+    reason: Reason,
+    retries: int,
+    now: float,
+    chance: float,
+    retry_at: float | None,
+    lease_s: float,
+    *,
+    said: bool = True,
 ) -> RetryDecision:
     """Return what follows.
 
@@ -47,6 +55,7 @@ def decide(
         chance: a random number from 0 to 1, for the jitter.
         retry_at: when the model service said to come back.
         lease_s: how long a lost node's agents may go on without the store.
+        said: the agent said itself that the run has ended, with everything of it.
     """
     rule = RULES[reason]
     if reason is Reason.CANCELLED:
@@ -57,8 +66,7 @@ def decide(
             why = f"{rule.sentence} That was loss {losses} of at most {MAX_LOSSES}."
             return RetryDecision(TaskState.DEAD, None, task.retries_used, losses, why)
         delay = lease_s + LEASE_MARGIN_S if reason is Reason.NODE_LOST else LOSS_DELAY_S
-        if reason is Reason.AGENT_STOPPED:
-            # It said itself that everything of the run has ended.
+        if reason is Reason.AGENT_STOPPED and said:
             return RetryDecision(TaskState.QUEUED, None, task.retries_used, losses, f"{rule.sentence} It goes on.")
         why = f"{rule.sentence} It goes on in {delay:.0f} s."
         return RetryDecision(TaskState.SCHEDULED, now + delay, task.retries_used, losses, why)

@@ -24,6 +24,7 @@ PURE = [
     "config.py",
     "contracts.py",
     "router/core.py",
+    "router/idle.py",
     "router/queue.py",
     "router/retry.py",
     "router/placement.py",
