@@ -160,7 +160,7 @@ class Keeper:
                 # `ray start --block` says nothing of a raylet that was asked to end.
                 gone_since = gone_since or time.monotonic()
             if self.cluster is not None and ray_stop_runs():
-                # `ray down` is `ray stop` on the head: the fleet is over. On one machine it was meant for somebody else's
+                # `ray down` is `ray stop` on the head: the fleet is over. On one machine it was meant for another's
                 # Ray, and ours comes back.
                 log.info("ray was stopped in order, the fleet ends")
                 self.ray_stopped = True
