@@ -57,11 +57,7 @@ def play(lab: Lab, cluster: Cluster) -> None:
 
     finish(cluster, TASKS, 300)
     say(f"{TASKS} tasks in {time.monotonic() - begin:.0f} s")
-    # What the cut-off node did in vain arrives when its connections have found their way again.
-    wait_for("a late result is refused", lambda: len(fleet.sql("select * from refusal")) > 0, 150)
-    wait_for("agents on the node that was cut off", lambda: cluster.idle_on().get(cut.name), 120)
     after = cluster.nodes()
-    say(f"{cut.name} {'kept its processes' if after[cut.name] == before[cut.name] else 'started anew'}")
     assert after.keys() == before.keys(), (before, after)
     assert after[dead.name] != before[dead.name]
     for row in fleet.sql("select what, task_id, run_id, agent_id, detail from refusal"):
