@@ -7,7 +7,7 @@ import sys
 import click
 import typer
 
-from fleet.cli import agents, bench, data, demo, doctor, fleet_commands, live, nodes, report, state, tasks
+from fleet.cli import agents, data, demo, doctor, fleet_commands, live, nodes, report, state, tasks
 from fleet.cli.output import complain
 from fleet.errors import FleetError, exit_code
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(state.options)
-for module in (fleet_commands, demo, doctor, agents, tasks, data, nodes, report, bench, live):
+for module in (fleet_commands, demo, doctor, agents, tasks, data, nodes, report, live):
     module.register(app)
 
 

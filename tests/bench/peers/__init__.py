@@ -1,1 +1,0 @@
-"""The other sides of the bench."""
