@@ -117,8 +117,8 @@ class ClusterHead(Model):
         """
         local = _provider(self.autoscaling_config).get("type", "local") == "local"
         return {
-            # A dead raylet refuses its connection, which is seen after 5 s. One that was cut off has 55 s to be heard: what
-            # it ran has moved by then. After a cut of 30 s it was too late by a little and its node joined anew
+            # A dead raylet refuses its connection, which is seen after 5 s. One that was cut off has 55 s to be heard;
+            # what it ran has moved by then. After a cut of 30 s that was a little too short, and the node joined anew
             # (measured: the kernel tries again 51 s after the cut began).
             "RAY_health_check_failure_threshold": "10",
             # A worker's own keeper starts its raylet again; the autoscaler only steps in when that has not helped.
