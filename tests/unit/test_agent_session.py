@@ -90,6 +90,7 @@ class Desk:
         self.asked: list[Approval] = []
         self.withdrawn: list[str] = []
         self.noted: list[str] = []
+        self.parked: list[str] = []
         self.arrived = asyncio.Event()
 
     async def ask(self, approval: Approval) -> None:
@@ -104,7 +105,9 @@ class Desk:
         self.noted.append(type)
 
     def permissions(self, **changes: Any) -> Permissions:
-        return Permissions(order(ROLE.model_copy(update=changes)), self.ask, self.withdraw, self.note)
+        return Permissions(
+            order(ROLE.model_copy(update=changes)), self.ask, self.withdraw, self.note, self.parked.append
+        )
 
 
 CONTEXT = ToolPermissionContext(title="Claude wants to run ls")
