@@ -17,23 +17,21 @@ class NodeLoad:
         cpus: reserved by our agents.
         memory_mb: reserved by our agents.
         agents: how many of ours are there, by role.
+        count: how many of ours are there.
     """
 
     info: NodeInfo
     cpus: float = 0.0
     memory_mb: float = 0.0
     agents: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        """How many agents are there."""
-        return sum(self.agents.values())
+    count: int = 0
 
     def take(self, role: Role, count: int = 1) -> None:
         """Count agents more."""
         self.cpus += count * role.cpus
         self.memory_mb += count * role.memory_mb
         self.agents[role.name] = self.agents.get(role.name, 0) + count
+        self.count += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +54,7 @@ def refusal(role: Role, load: NodeLoad, floor_mb: float) -> str:
         return "is away"
     if info.draining:
         return "drains"
-    wrong = [f"{key}={value}" for key, value in role.labels.items() if info.labels.get(key) != value]
-    if wrong:
+    if role.labels and (wrong := [f"{k}={v}" for k, v in role.labels.items() if info.labels.get(k) != v]):
         return f"lacks label {', '.join(wrong)}"
     if load.cpus + role.cpus > info.cpus + 1e-9:
         return f"{info.cpus - load.cpus:g} of {info.cpus:g} CPUs free, needs {role.cpus:g}"
