@@ -669,7 +669,9 @@ class Router:
         runs = {
             agent.run_id: agent
             for agent in self.core.agents.values()
-            if agent.state is AgentState.BUSY and agent.run_id is not None and agent.run_id not in self._watched
+            if agent.state in (AgentState.BUSY, AgentState.DRAINING)
+            and agent.run_id is not None
+            and agent.run_id not in self._watched
         }
         if self._pending or self._committing:
             # Their dispatch may be among what is being committed.

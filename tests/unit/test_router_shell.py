@@ -535,6 +535,19 @@ async def test_a_busy_agent_whose_run_nobody_waits_for_is_asked(stage: Stage) ->
     await stage.task(task.id, TaskState.SUCCEEDED)
 
 
+async def test_a_draining_agent_whose_run_was_given_up_is_stopped_when_it_returns(stage: Stage) -> None:
+    router = await stage.router()
+    await router.submit([SPEC])
+    agent = await stage.running()
+    await router.stop_agent("dev-1")
+    stage.place.cut.add("dev-1")
+    router._put(router.core.agent_away("dev-1", router._clock(), 0.5))
+    agent.ended.set_exception(Unavailable("Cut off.", part="agent"))  # type: ignore[union-attr]
+    agent.order = agent.ended = None
+    stage.place.cut.clear()
+    await until(lambda: not router.core.agents and not stage.place.agents, "it has stopped")
+
+
 async def test_an_error_in_the_core_ends_the_router_and_the_next_one_goes_on(stage: Stage) -> None:
     router = await stage.router()
     (task,) = await router.submit([SPEC])
