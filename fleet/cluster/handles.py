@@ -43,6 +43,12 @@ class _Remote:
                 raise
             except FleetError:
                 raise
+            except KeyError as error:
+                # So Serve's handles say that a deployment is not there, or not yet.
+                if "does not exist" not in str(error):
+                    raise
+                self._forget()
+                raise self._away(f"{error} in Ray Serve", error) from error
             except TimeoutError as error:
                 raise self._away(f"no answer in {CALL_TIMEOUT_S:.0f} s", error) from error
             except (ray_errors.RayActorError, ray_errors.GetTimeoutError, ray_errors.RaySystemError) as error:
@@ -127,7 +133,7 @@ class RouterHandle(_Remote):
 
         try:
             if self._handle is None:
-                self._handle = serve.get_deployment_handle(ROUTER_DEPLOYMENT, SERVE_APP)
+                self._handle = serve.get_deployment_handle(ROUTER_DEPLOYMENT, _application())
             return getattr(self._handle, name).remote(*args, **kwargs)
         except RayServeException as error:
             self._handle = None
@@ -135,3 +141,17 @@ class RouterHandle(_Remote):
 
     def _forget(self) -> None:
         self._handle = None
+
+
+def _application() -> str:
+    """Return the Serve application that has the router: ours, or the one that `serve run` named in its own way."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        return str(serve.get_replica_context().app_name)
+    except RayServeException:
+        # An agent, which is no replica.
+        pass
+    applications = serve.status().applications
+    return next((name for name, app in applications.items() if ROUTER_DEPLOYMENT in app.deployments), SERVE_APP)
