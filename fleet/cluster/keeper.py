@@ -45,6 +45,10 @@ STEADY_S = 60.0
 """A head that lived this long starts the backoff anew."""
 
 
+RAYLET_GRACE_S = 10.0
+"""After so long without its raylet a head counts as dead."""
+
+
 class _Stop(BaseException):
     """Raised by the signal handler: the fleet is to end."""
 
@@ -77,6 +81,8 @@ class Keeper:
         self.tell = tell
         self.cluster = cluster
         self.beacon: Beacon | None = None
+        self.ray_stopped = False
+        """Somebody ended Ray in order: nothing can be asked of it."""
         self.head: Head | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.logs = config.home / "logs"
@@ -141,16 +147,26 @@ class Keeper:
     def watch(self) -> None:
         """Hold the fleet up until a signal, or until the cluster was taken down."""
         failures, up_since = 0, time.monotonic()
+        raylet, gone_since = self._raylet(), None
         while True:
             time.sleep(0.5)
             self._reap_adopted()
-            if self.process is None or self.process.poll() is None:
+            if self.process is None:
                 continue
-            if self.cluster is not None and self.process.returncode == 0:
-                # `ray stop` ends Ray in order, and `ray down` is that on the head: the fleet is over. On one machine
-                # it was somebody else's `ray stop`, which ends every Ray there, and ours comes back.
+            if alive := self.process.poll() is None:
+                raylet = raylet or self._raylet()
+                if raylet is None or processes.running(raylet):
+                    continue
+                # `ray start --block` says nothing of a raylet that was asked to end.
+                gone_since = gone_since or time.monotonic()
+            if self.cluster is not None and ray_stop_runs():
+                # `ray down` is `ray stop` on the head: the fleet is over. On one machine it was meant for another's
+                # Ray, and ours comes back.
                 log.info("ray was stopped in order, the fleet ends")
+                self.ray_stopped = True
                 return
+            if alive and gone_since is not None and time.monotonic() - gone_since < RAYLET_GRACE_S:
+                continue
             if time.monotonic() - up_since > STEADY_S:
                 failures = 0
             delay = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
@@ -164,13 +180,26 @@ class Keeper:
                 log.error("head restart failed error=%s", error)
                 self._clear()
             up_since = time.monotonic()
+            raylet, gone_since = self._raylet(), None
+
+    def _raylet(self) -> psutil.Process | None:
+        """Return the head's raylet, None while there is none."""
+        if self.process is None:
+            return None
+        for child in processes.descendants(self.process.pid):
+            try:
+                if child.name() == "raylet":
+                    return child
+            except psutil.Error:
+                continue
+        return None
 
     def stop(self) -> None:
         """End everything this keeper started."""
         if self.beacon is not None:
             self.beacon.bye()
         alive = self.process is None or self.process.poll() is None
-        if self.address and alive:
+        if self.address and alive and not self.ray_stopped:
             log.info("fleet stop")
             orders = {"address": self.address, "whole": self.joined is None}
             try:
@@ -283,6 +312,18 @@ class Keeper:
                 temp_dir=str(self.temp_dir) if self.joined is None else "",
             ),
         )
+
+
+def ray_stop_runs() -> bool:
+    """Return whether a `ray stop` is at work on this machine."""
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        if "stop" in words and Path(words[max(words.index("stop") - 1, 0)]).name == "ray":
+            return True
+    return False
 
 
 def _tail(path: Path, lines: int = 12) -> str:
