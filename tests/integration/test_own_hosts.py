@@ -33,5 +33,10 @@ def play(scenario: str, folder: Path, timeout_s: float) -> None:
 
 
 @pytest.mark.timeout(420)
+def test_ray_up_brings_work_to_three_hosts_and_ray_down_leaves_nothing(folder: Path) -> None:
+    play("ray_up", folder, 400)
+
+
+@pytest.mark.timeout(420)
 def test_sixty_tasks_survive_the_loss_of_a_node_a_cut_link_and_a_drain(folder: Path) -> None:
     play("node_loss", folder, 400)
