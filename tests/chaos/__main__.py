@@ -20,10 +20,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--one-node", action="store_true", help="without the second Ray node")
+    parser.add_argument("--second-node", action="store_true", help="start a second Ray node, and kill its raylet too")
     parser.add_argument("--report", type=Path, help="also write the report to this file")
     given = parser.parse_args()
-    report = run(given.kills, given.seed, second_node=not given.one_node, say=lambda text: print(text, flush=True))
+    report = run(given.kills, given.seed, second_node=given.second_node, say=lambda text: print(text, flush=True))
     print(report.text())
     if given.report is not None:
         given.report.write_text(report.text() + "\n", encoding="utf-8")

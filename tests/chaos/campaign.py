@@ -89,7 +89,7 @@ def executables(folder: Path) -> Path:
     return path
 
 
-def run(kills: int, seed: int, *, second_node: bool = True, say: Callable[[str], None] = print) -> Report:
+def run(kills: int, seed: int, *, second_node: bool = False, say: Callable[[str], None] = print) -> Report:
     """Do so many kills and return what came of it."""
     report = Report(seed)
     with temporary_home(SETTINGS.format(seed=seed)) as home:
@@ -137,7 +137,7 @@ def _campaign(
             if target is not None:
                 total = injector.tally.total
                 say(f"{time.monotonic() - started:6.1f} s  {total:3}/{kills} {target}  acknowledged={len(ledger.ids)}")
-                next_at = time.monotonic() + SLOW.get(target, 0.0) + chance.expovariate(1 / MEAN_PAUSE_S)
+            next_at = time.monotonic() + SLOW.get(target or "", 0.0) + chance.expovariate(1 / MEAN_PAUSE_S)
         time.sleep(0.1)
     say("the last kill is done; waiting for the tasks")
     driver.enough.set()

@@ -13,6 +13,16 @@ from fleet.cluster import processes
 from tests.integration.support import Home
 
 CPUS = 2
+RAY_START = """
+from ray.scripts import scripts
+real = scripts.ray_constants
+# `ray start` refuses a second node of a Ray that keeps to loopback as on a desktop; with the variable that allows it,
+# Ray would leave loopback. So only this one check sees it allowed.
+scripts.ray_constants = type("", (), {
+    "ENABLE_RAY_CLUSTER": True, "__getattr__": lambda self, name: getattr(real, name)
+})()
+scripts.main()
+"""
 
 
 class SecondNode:
@@ -36,9 +46,7 @@ class SecondNode:
         environ = self._environ()
         if environ is None:
             return
-        # `ray start` refuses a second node of a Ray that keeps to loopback as on a desktop.
-        environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={record['ray_address']}"]
+        command = [sys.executable, "-c", RAY_START, "start", f"--address={record['ray_address']}"]
         command += ["--node-ip-address=127.0.0.1", "--block", "--disable-usage-stats", f"--num-cpus={CPUS}"]
         command += ["--object-store-memory=80000000", "--labels=fleet/host=second"]
         with (self.home.home / "logs" / "second-node.log").open("ab") as log:

@@ -34,7 +34,7 @@ WEIGHTS = {
 }
 """Target → how often, in parts of the sum."""
 
-SLOW = {"head": 25.0, "raylet": 6.0, "store": 3.0, "router": 3.0, "gateway": 2.0, "controller": 2.0}
+SLOW = {"head": 5.0, "raylet": 6.0, "store": 3.0, "router": 3.0, "gateway": 2.0, "controller": 2.0}
 """Target → how long the next kill waits at least, in seconds; the others wait by chance."""
 
 
@@ -103,6 +103,7 @@ class Injector:
         self.tally = Tally()
         self.frozen: list[tuple[float, psutil.Process]] = []
         self.watched: dict[str, float] = {}
+        self.down_since: float | None = None
 
     def find(self, target: str) -> list[psutil.Process]:
         """Return the processes that are this target."""
@@ -114,8 +115,20 @@ class Injector:
         # The tools of a run carry its variables; only the outermost of a kind counts.
         return sorted(found, key=lambda process: process.pid)
 
+    @property
+    def down(self) -> bool:
+        """Whether the head that was killed last has not come back yet."""
+        if self.down_since is None:
+            return False
+        with contextlib.suppress(OSError, ValueError):
+            if self.home.record()["started_at"] != self.down_since:
+                self.down_since = None
+        return self.down_since is not None
+
     def strike(self) -> str | None:
         """Harm one target; return which, None when there was none of the one chosen."""
+        if self.down:
+            return None
         target = self.chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         if target == "head":
             return self._head()
@@ -193,10 +206,8 @@ class Injector:
         try:
             keeper = psutil.Process(self.home.record()["pid"])
             victims = keeper.children(recursive=True)
+            self.down_since = self.home.record()["started_at"]
         except (psutil.Error, OSError, ValueError):
-            return None
-        if not any("gcs_server" in title(process) for process in victims):
-            # It is down already.
             return None
         self.thaw()
         processes.kill(victims)

@@ -1,4 +1,4 @@
-"""The chaos run in small, and the checker held to broken ledgers."""
+"""The chaos run's jobs, and its checker held to broken promises."""
 
 from __future__ import annotations
 
@@ -7,20 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.campaign import run
 from tests.chaos.checker import check
 from tests.chaos.jobs import STEPS, Job, make
-
-KILLS = 30
-SEED = 1
-
-
-@pytest.mark.timeout(900)
-def test_nothing_is_lost_nothing_runs_twice_and_nothing_is_left_behind() -> None:
-    report = run(KILLS, SEED)
-    assert not report.broken, report.text()
-    assert report.total >= KILLS
-    assert report.figures["acknowledged"] > 0
 
 
 def test_the_same_seed_makes_the_same_jobs() -> None:
