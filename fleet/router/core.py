@@ -330,7 +330,9 @@ class RouterCore:
     def cancel(self, task_ids: Sequence[str], detail: str, now: float) -> Effects:
         """Cancel tasks: those that wait at once, those that run when their agent has interrupted them."""
         effects = Effects()
-        for task_id in dict.fromkeys(task_ids):
+        # A task is younger than what it waits for. The youngest goes first, so that it is cancelled as was asked, and
+        # does not fail because what it waits for was cancelled a moment before.
+        for task_id in sorted(set(task_ids), reverse=True):
             task = self.tasks.get(task_id)
             if task is None:
                 continue

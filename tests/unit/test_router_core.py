@@ -395,7 +395,7 @@ def test_what_waits_is_cancelled_at_once_in_every_state() -> None:
     world = World(up=False)
     queued, scheduled = world.submit(), world.submit(not_before=START + 60)
     blocked = world.submit(depends_on=(queued,))
-    world.do(world.core.cancel([blocked, scheduled, queued, queued], "no", world.now))
+    world.do(world.core.cancel([queued, scheduled, blocked, queued], "no", world.now))
     assert {world.task(id).state for id in (queued, scheduled, blocked)} == {TaskState.CANCELLED}
     world.start_agents()
     assert not world.orders()
