@@ -50,6 +50,7 @@ from fleet.router.idle import IdleAgents
 from fleet.router.placement import NodeLoad, Placement, place
 from fleet.router.queue import TaskQueue
 from fleet.router.scaler import Demand, Scaler
+from fleet.router.task_table import TaskTable
 
 MAX_LAUNCHING = 4
 """Actors that start at once: more would only wait for each other's imports."""
@@ -72,7 +73,7 @@ class RouterCore:
         self.config = config
         self.roles: dict[str, Role] = dict(config.roles)
         self.epoch = 0
-        self.tasks: dict[str, Task] = {}
+        self.tasks = TaskTable()
         """Those that are not final."""
         self.runs: dict[str, Run] = {}
         """Those that are running, by id."""
@@ -165,7 +166,8 @@ class RouterCore:
         self.drained = dict(state.settings.get(DRAINED_NODES) or {})
         self.runs = {run.id: run for run in state.runs}
         self.run_of = {run.agent_id: run.id for run in state.runs}
-        self.tasks = {task.id: task for task in state.tasks}
+        for task in state.tasks:
+            self.tasks[task.id] = task
         for approval in state.approvals:
             self._keep_approval(approval)
             if approval.run_id not in self.runs:

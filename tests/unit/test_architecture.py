@@ -30,6 +30,7 @@ PURE = [
     "router/placement.py",
     "router/scaler.py",
     "router/effects.py",
+    "router/task_table.py",
     "router/admission.py",
 ]
 FORBIDDEN_IN_PURE = {"ray", "duckdb", "gradio", "asyncio", "httpx", "fastapi", "starlette", "subprocess", "socket"}
