@@ -598,7 +598,11 @@ class NodeInfo(Model):
     memory_mb: float = 0.0
     memory_free_mb: float = 0.0
     labels: dict[str, str] = Field(default_factory=dict)
+    resources: dict[str, float] = Field(default_factory=dict)
+    """Custom resources, all of them."""
     draining: bool = False
+    drain_deadline: Instant | None = None
+    """When Ray, or the cloud behind it, takes the node away."""
     agents: int = 0
     refuses: str = ""
     """Why it takes no agent now, "" when it does."""

@@ -55,6 +55,8 @@ from fleet.router.task_table import TaskTable
 MAX_LAUNCHING = 4
 """Actors that start at once: more would only wait for each other's imports."""
 LAUNCH_BACKOFF_S = (0.0, 1.0, 3.0, 10.0, 30.0, 60.0)
+MOVE_BEFORE_S = 10.0
+"""How long before a node goes its runs are moved, when they have not ended by themselves."""
 STEADY_S = 60.0
 """An agent that lived for so long starts its backoff anew."""
 ENDED_KEPT = 10_000
@@ -100,6 +102,7 @@ class RouterCore:
         self._acks: dict[str, str] = {}
         self._moving: set[str] = set()
         """Tasks whose next run is told that it was moved."""
+        self._drained_by_ray: set[str] = set()
         self._launch_at: dict[str, float] = {}
         self._launch_due: list[tuple[float, int, str]] = []
         """A heap of the agents to start; entries that differ from `_launch_at` are old."""
@@ -885,15 +888,18 @@ class RouterCore:
         return effects
 
     def set_nodes(self, nodes: Sequence[NodeInfo], now: float) -> Effects:
-        """Take the nodes as Ray tells them; a drained one is known by its name, so it stays drained when it returns."""
+        """Take the nodes as Ray tells them; one that we drain is known by its name and stays drained if it returns."""
         effects = Effects()
         self.nodes = {
             node.id: node.model_copy(update={"draining": node.draining or node.name in self.drained})
             for node in nodes
             if node.alive
         }
+        self._drained_by_ray = {node.id for node in nodes if node.draining}
         for node in [node for node in self.nodes.values() if node.draining and self._on_node.get(node.id)]:
-            deadline = self.drained.get(node.name)
+            ours, rays = self.drained.get(node.name), node.drain_deadline
+            ends = [at for at in (ours, None if rays is None else rays - MOVE_BEFORE_S) if at is not None]
+            deadline = min(ends, default=None)
             for agent in [agent for agent in self.agents.values() if agent.node == node.id]:
                 self._leave_node(agent, effects, now, at_once=deadline is not None and now >= deadline)
         return effects
@@ -915,7 +921,8 @@ class RouterCore:
         else:
             self.drained[name] = deadline
         effects = Effects(settings={DRAINED_NODES: dict(self.drained)})
-        nodes = [node.model_copy(update={"draining": False}) for node in self.nodes.values()]
+        by_ray = self._drained_by_ray
+        nodes = [node.model_copy(update={"draining": node.id in by_ray}) for node in self.nodes.values()]
         effects.merge(self.set_nodes(nodes, now))
         return effects
 

@@ -16,6 +16,7 @@ class NodeLoad:
         info: as Ray and the agents tell it.
         cpus: reserved by our agents.
         memory_mb: reserved by our agents.
+        resources: custom ones reserved by our agents.
         agents: how many of ours are there, by role.
         count: how many of ours are there.
     """
@@ -23,6 +24,7 @@ class NodeLoad:
     info: NodeInfo
     cpus: float = 0.0
     memory_mb: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)
     agents: dict[str, int] = field(default_factory=dict)
     count: int = 0
 
@@ -30,6 +32,8 @@ class NodeLoad:
         """Count agents more."""
         self.cpus += count * role.cpus
         self.memory_mb += count * role.memory_mb
+        for name, amount in role.resources.items():
+            self.resources[name] = self.resources.get(name, 0.0) + count * amount
         self.agents[role.name] = self.agents.get(role.name, 0) + count
         self.count += count
 
@@ -47,6 +51,15 @@ class Placement:
     why: str
 
 
+def label_fits(value: str | None, wanted: str) -> bool:
+    """Return whether a node's label fits what Ray's label selectors can say: `a`, `!a`, `in(a,b)`, `!in(a,b)`."""
+    if wanted.startswith("!"):
+        return not label_fits(value, wanted[1:])
+    if wanted.startswith("in(") and wanted.endswith(")"):
+        return value in {one.strip() for one in wanted[3:-1].split(",")}
+    return value == wanted
+
+
 def refusal(role: Role, load: NodeLoad, floor_mb: float) -> str:
     """Return why a node takes no agent of a role now, "" when it does."""
     info = load.info
@@ -54,8 +67,12 @@ def refusal(role: Role, load: NodeLoad, floor_mb: float) -> str:
         return "is away"
     if info.draining:
         return "drains"
-    if role.labels and (wrong := [f"{k}={v}" for k, v in role.labels.items() if info.labels.get(k) != v]):
+    if role.labels and (wrong := [f"{k}={v}" for k, v in role.labels.items() if not label_fits(info.labels.get(k), v)]):
         return f"lacks label {', '.join(wrong)}"
+    for name, amount in role.resources.items():
+        free = info.resources.get(name, 0.0) - load.resources.get(name, 0.0)
+        if free + 1e-9 < amount:
+            return f"{free:g} {name} free, needs {amount:g}"
     if load.cpus + role.cpus > info.cpus + 1e-9:
         return f"{info.cpus - load.cpus:g} of {info.cpus:g} CPUs free, needs {role.cpus:g}"
     if info.memory_mb and load.memory_mb + role.memory_mb > info.memory_mb:

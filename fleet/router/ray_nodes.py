@@ -12,6 +12,8 @@ from fleet.models import Activity, NodeInfo
 
 MIB = 1024 * 1024
 HEAD = "node:__internal_head__"
+OURS = frozenset({"CPU", "memory", "object_store_memory"})
+"""Resources that are told apart from custom ones."""
 HOST_LABEL = "fleet/host"
 """Set by `fleet join` and `fleet up --cluster`: a node that comes back has another Ray id, but the same host."""
 
@@ -22,10 +24,18 @@ def read_nodes(activities: Iterable[Activity] = ()) -> list[NodeInfo]:
     here = ray.get_runtime_context().get_node_id()
     # The newest figure of this node costs nothing; those of others come with their agents' beats.
     free[here] = psutil.virtual_memory().available / MIB
-    return [_node(entry, free) for entry in ray.nodes() if entry["Alive"]]
+    drains = _draining()
+    return [_node(entry, free, drains) for entry in ray.nodes() if entry["Alive"]]
 
 
-def _node(entry: dict[str, Any], free: dict[str, float]) -> NodeInfo:
+def _draining() -> dict[str, float]:
+    """Return the nodes that Ray itself drains, by order or by a cloud's notice, with the time each goes; 0 is open."""
+    from ray._private.state import state
+
+    return {node: deadline_ms / 1000.0 for node, deadline_ms in state.get_draining_nodes().items()}
+
+
+def _node(entry: dict[str, Any], free: dict[str, float], drains: dict[str, float]) -> NodeInfo:
     resources, labels = entry["Resources"], dict(entry.get("Labels") or {})
     memory = resources.get("memory", 0.0) / MIB
     return NodeInfo(
@@ -39,6 +49,9 @@ def _node(entry: dict[str, Any], free: dict[str, float]) -> NodeInfo:
         memory_mb=memory,
         memory_free_mb=free.get(entry["NodeID"], 0.0),
         labels=labels,
+        resources={name: amount for name, amount in resources.items() if name not in OURS and ":" not in name},
+        draining=entry["NodeID"] in drains,
+        drain_deadline=drains.get(entry["NodeID"]) or None,
     )
 
 
