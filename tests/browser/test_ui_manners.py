@@ -189,7 +189,8 @@ NAMELESS = """() => {
   const kinds = ['button', 'input', 'select', 'textarea', 'a[href]', '[role=meter]'];
   return [...document.querySelectorAll(kinds.map((kind) => '.f-view ' + kind).join())]
     .filter((node) => node.offsetParent !== null)
-    .filter((node) => !(node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length))
+    .filter((node) => !['aria-label', 'title'].some((name) => node.getAttribute(name)))
+    .filter((node) => !(node.textContent.trim() || node.labels?.length))
     .map((node) => node.outerHTML.slice(0, 160));
 }"""
 
