@@ -19,12 +19,16 @@ prompt = "You are a release engineer who asks before anything leaves the machine
 tools = ["Read", "Bash(git log *)", "Bash(git status*)"]
 approvals = "ask"
 agents = 2
+cpus = 0.1
 [roles.api_developer]
 agents = 3
+cpus = 0.1
 [roles.code_reviewer]
 agents = 2
+cpus = 0.1
 [roles.qa_tester]
 agents = 2
+cpus = 0.1
 """
 
 BUSY = (
