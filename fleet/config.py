@@ -168,10 +168,6 @@ def _read(path: str | Path | None, env: Mapping[str, str]) -> tuple[Path | None,
         ) from error
 
 
-NOT_SETTINGS = frozenset({"FLEET_CONFIG", "FLEET_URL", "FLEET_TOKEN", "FLEET_REVISION"})
-"""Variables that clients and parts read, which are no settings of the fleet."""
-
-
 def _from_environ(env: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in FleetConfig.model_fields.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +56,3 @@ def orphans(home: Path | None = None) -> list[tuple[psutil.Process, str]]:
         if not living[mark]:
             found.append((process, its_home))
     return found
-
-
-def wait_until_down(config: FleetConfig, timeout_s: float) -> bool:
-    """Wait until no keeper has the home; return whether that came in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if find_keeper(config.home) is None:
-            return True
-        time.sleep(0.1)
-    return False

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from fleet.cluster.ports import free_ports, port_free
 from fleet.cluster.processes import end_with_parent
+from fleet.contracts import HOST_LABEL
 from fleet.errors import StartFailed
 from fleet.models import Model
 
@@ -102,8 +104,7 @@ class ClusterHead(Model):
 
     def arguments(self) -> tuple[str, ...]:
         """Return the arguments of `ray start` beside the usual ones."""
-        labels = {"fleet/host": socket.gethostname(), **self.labels}
-        found = ["--labels=" + ",".join(f"{key}={value}" for key, value in labels.items())]
+        found = [labels_argument(self.labels)]
         if self.autoscaling_config is not None:
             found.append(f"--autoscaling-config={self.autoscaling_config.expanduser()}")
         return tuple(found)
@@ -128,6 +129,13 @@ class ClusterHead(Model):
             "RAY_enable_autoscaler_v2": "0" if local else "1",
             **AWAY,
         }
+
+
+def labels_argument(labels: Mapping[str, str]) -> str:
+    """Return the argument of `ray start` that labels this node: its host's name, and what is given."""
+    return "--labels=" + ",".join(
+        f"{key}={value}" for key, value in {HOST_LABEL: socket.gethostname(), **labels}.items()
+    )
 
 
 def own_address(autoscaling_config: Path | None = None) -> str:

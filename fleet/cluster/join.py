@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ import psutil
 
 from fleet.cluster import processes
 from fleet.cluster.beacon import PORT_AFTER_RAY, Listener
-from fleet.cluster.head import AWAY, OBJECT_STORE_BYTES, fresh_temp_dir
+from fleet.cluster.head import AWAY, OBJECT_STORE_BYTES, fresh_temp_dir, labels_argument
 from fleet.cluster.ray_env import ray_environment
 from fleet.errors import Conflict, InvalidInput, StartFailed
 from fleet.revision import revision
@@ -181,8 +180,7 @@ class Node:
         if self.cpus is not None:
             arguments.append(f"--num-cpus={self.cpus:g}")
         # The host's name is how people know a node, also after it came back with another Ray id.
-        labels = {"fleet/host": socket.gethostname(), **self.labels}
-        arguments.append("--labels=" + ",".join(f"{key}={value}" for key, value in labels.items()))
+        arguments.append(labels_argument(self.labels))
         keeper = os.getpid()
         fresh_temp_dir(self.temp_dir)
         with (self.home / "logs" / "ray-node.log").open("ab") as output:

@@ -8,14 +8,13 @@ from typing import Any
 import psutil
 import ray
 
+from fleet.contracts import HOST_LABEL
 from fleet.models import Activity, NodeInfo
 
 MIB = 1024 * 1024
 HEAD = "node:__internal_head__"
 OURS = frozenset({"CPU", "memory", "object_store_memory"})
 """Resources that are told apart from custom ones."""
-HOST_LABEL = "fleet/host"
-"""Set by `fleet join` and `fleet up --cluster`: a node that comes back has another Ray id, but the same host."""
 
 
 def read_nodes(activities: Iterable[Activity] = ()) -> list[NodeInfo]:
