@@ -26,12 +26,23 @@ class Options:
 given = Options()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        print(f"fleet {metadata.version('fleet')}")
+        raise typer.Exit
+
+
 def options(
     home: Annotated[Path | None, typer.Option(help="The fleet's folder; FLEET_HOME, else ~/.fleet.")] = None,
     config: Annotated[Path | None, typer.Option(help="The settings file; FLEET_CONFIG, else ./fleet.toml.")] = None,
     url: Annotated[
         str | None, typer.Option(help="A fleet elsewhere; FLEET_URL, with FLEET_TOKEN. Else that of the home.")
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print fleet's version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Many Claude Code agents as one durable worker cluster on Ray."""
     given.home, given.config, given.url = home, config, url
