@@ -47,7 +47,7 @@ from fleet.router.effects import (
     StopAgent,
 )
 from fleet.router.idle import IdleAgents
-from fleet.router.placement import NodeLoad, Placement, place
+from fleet.router.placement import SILENT, NodeLoad, Placement, place
 from fleet.router.queue import TaskQueue
 from fleet.router.scaler import Demand, Scaler
 from fleet.router.task_table import TaskTable
@@ -57,9 +57,13 @@ MAX_LAUNCHING = 4
 LAUNCH_BACKOFF_S = (0.0, 1.0, 3.0, 10.0, 30.0, 60.0)
 MOVE_BEFORE_S = 10.0
 """How long before a node goes its runs are moved, when they have not ended by themselves."""
+SILENT_KEPT_S = 75.0
+"""How long a node from which nothing is heard gets no agent: by then Ray has said that it is dead, or it is not."""
 STEADY_S = 60.0
 """An agent that lived for so long starts its backoff anew."""
 ENDED_KEPT = 10_000
+PRESENT = frozenset({AgentState.IDLE, AgentState.BUSY, AgentState.DRAINING})
+"""The states of agents that can be heard."""
 PAUSED_ALL = "paused"
 DRAINED_NODES = "drained_nodes"
 
@@ -126,6 +130,8 @@ class RouterCore:
         """Agents of a former router that have not said yet what they have."""
         self.away: frozenset[str] = frozenset()
         """Agents that have not been heard for a while: they get nothing to do."""
+        self.silent: dict[str, float] = {}
+        """Nodes of which no agent is heard, with the time since when; also after those agents were given up."""
         self.run_of: dict[str, str] = {}
         """Agent → the run it has."""
         self.idle = IdleAgents()
@@ -896,6 +902,9 @@ class RouterCore:
             if node.alive
         }
         self._drained_by_ray = {node.id for node in nodes if node.draining}
+        gone = [id for id, since in self.silent.items() if id not in self.nodes or now - since > SILENT_KEPT_S]
+        for node_id in gone:
+            del self.silent[node_id]
         for node in [node for node in self.nodes.values() if node.draining and self._on_node.get(node.id)]:
             ours, rays = self.drained.get(node.name), node.drain_deadline
             ends = [at for at in (ours, None if rays is None else rays - MOVE_BEFORE_S) if at is not None]
@@ -931,11 +940,31 @@ class RouterCore:
         self.activities = {activity.agent_id: activity for activity in activities if activity.agent_id in self.agents}
         self.idle.set_free({seen.node: seen.node_free_mb for seen in activities if seen.node and seen.node_free_mb})
 
-    def set_away(self, away: Iterable[str]) -> None:
-        """Take who has not been heard for a while."""
+    def set_away(self, away: Iterable[str], now: float) -> None:
+        """Take who has not been heard for a while; a node of which nobody is heard is silent."""
         changed, self.away = self.away ^ (now_away := frozenset(away)), now_away
         for agent_id in changed & self.agents.keys():
             self._keep(self.agents[agent_id])
+        heard: dict[str, bool] = {}
+        for agent in self.agents.values():
+            if agent.node and agent.state in PRESENT:
+                heard[agent.node] = heard.get(agent.node, False) or agent.id not in self.away
+        for node_id, anybody in heard.items():
+            node = self.nodes.get(node_id)
+            if anybody:
+                self.silent.pop(node_id, None)
+            elif node is not None and not node.head:
+                # The router lives on the head: that it is not cut off is sure.
+                self.silent.setdefault(node_id, now)
+
+    def deserted(self) -> list[str]:
+        """Return the silent nodes from which no agent can be heard any more: another way must show that they answer."""
+        held = {agent.node for agent in self.agents.values() if agent.state in PRESENT}
+        return [node_id for node_id in self.silent if node_id not in held]
+
+    def node_answers(self, node_id: str) -> None:
+        """A silent node was reached."""
+        self.silent.pop(node_id, None)
 
     # The loop.
 
@@ -1117,7 +1146,7 @@ class RouterCore:
 
     def loads(self) -> dict[str, NodeLoad]:
         """Return each node with what our agents hold of it."""
-        loads = {node.id: NodeLoad(node) for node in self.nodes.values()}
+        loads = {node.id: NodeLoad(node, silent=node.id in self.silent) for node in self.nodes.values()}
         for node_id, load in loads.items():
             for name, count in self._on_node.get(node_id, {}).items():
                 if count and (role := self.roles.get(name)) is not None:
@@ -1415,7 +1444,7 @@ class RouterCore:
         found = []
         for node in self.nodes.values():
             load = loads[node.id]
-            refuses = "drains" if node.draining else ""
+            refuses = "drains" if node.draining else SILENT if load.silent else ""
             needed = min((role.memory_mb for role in self.roles.values()), default=0) + self.config.node_floor_mb
             if not refuses and node.memory_free_mb and node.memory_free_mb < needed:
                 refuses = f"{node.memory_free_mb / 1024:.1f} GiB free, needs {needed / 1024:.1f}"

@@ -35,7 +35,7 @@ from fleet.models import (
     Transition,
 )
 from fleet.reasons import Reason
-from fleet.router.core import RouterCore
+from fleet.router.core import PRESENT, RouterCore
 from fleet.router.effects import (
     Acknowledge,
     Action,
@@ -88,6 +88,10 @@ class Launcher(Protocol):
         """Return the nodes."""
         ...
 
+    def answers(self, node: NodeInfo) -> bool:
+        """Return whether a node can be reached over the network."""
+        ...
+
     def request_nodes(self, bundles: Sequence[dict[str, float]], labels: Sequence[dict[str, str]]) -> None:
         """Tell the autoscaler how large the cluster must be."""
         ...
@@ -121,6 +125,11 @@ class RayLauncher:
         from fleet.router.ray_nodes import read_nodes
 
         return read_nodes(activities)
+
+    def answers(self, node: NodeInfo) -> bool:
+        from fleet.router.ray_nodes import answers
+
+        return answers(node.id)
 
     def request_nodes(self, bundles: Sequence[dict[str, float]], labels: Sequence[dict[str, str]]) -> None:
         from fleet.router.ray_nodes import request_nodes
@@ -637,7 +646,7 @@ class Router:
             for agent in list(self.core.agents.values()):
                 seen = self.core.activities.get(agent.id)
                 last = max(seen.at if seen else 0.0, agent.updated_at)
-                there = agent.state in (AgentState.IDLE, AgentState.BUSY, AgentState.DRAINING)
+                there = agent.state in PRESENT
                 if there and now - last > SILENT_S and agent.id not in self._asked:
                     self._asked.add(agent.id)
                     self._spawn(self._probe(agent))
@@ -646,7 +655,7 @@ class Router:
         """Note who is silent. By this process's clock: those of other nodes may be wrong."""
         away = set()
         for agent in list(self.core.agents.values()):
-            if agent.state not in (AgentState.IDLE, AgentState.BUSY, AgentState.DRAINING):
+            if agent.state not in PRESENT:
                 self._heard.pop(agent.id, None)
                 continue
             seen = self.core.activities.get(agent.id)
@@ -660,7 +669,7 @@ class Router:
                 log.warning("agent away agent=%s run=%s silent_s=%.0f", agent.id, agent.run_id, silent)
                 self._put(self.core.agent_away(agent.id, now, self._random.random()))
         back = self.core.away - away
-        self.core.set_away(away)
+        self.core.set_away(away, now)
         if back:
             self._wake.set()
 
@@ -710,10 +719,20 @@ class Router:
             with contextlib.suppress(Exception):
                 before = self.core.nodes
                 effects = await self._read_nodes()
+                await self._ask_deserted()
                 if effects.rows or effects.actions:
                     self._put(effects)
                 elif before.keys() != self.core.nodes.keys():
                     self._wake.set()
+
+    async def _ask_deserted(self) -> None:
+        """Find out whether silent nodes that hold no agent any more can be reached again."""
+        nodes = [self.core.nodes[node_id] for node_id in self.core.deserted() if node_id in self.core.nodes]
+        answers = await asyncio.gather(*(asyncio.to_thread(self._launcher.answers, node) for node in nodes))
+        for node, reached in zip(nodes, answers, strict=True):
+            if reached:
+                log.info("node answers again node=%s", node.name)
+                self.core.node_answers(node.id)
 
     async def _read_nodes(self) -> Effects:
         activities = list(self.core.activities.values())

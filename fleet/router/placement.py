@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from fleet.models import NodeInfo, Role
 
 
+SILENT = "is silent: none of its agents is heard, it may be cut off"
+"""Ray takes up to a minute to say so; what was started there meanwhile would be lost."""
+
+
 @dataclass(slots=True)
 class NodeLoad:
     """A node with what our agents hold of it.
@@ -19,6 +23,7 @@ class NodeLoad:
         resources: custom ones reserved by our agents.
         agents: how many of ours are there, by role.
         count: how many of ours are there.
+        silent: none of ours there is heard: the node may be cut off.
     """
 
     info: NodeInfo
@@ -27,6 +32,7 @@ class NodeLoad:
     resources: dict[str, float] = field(default_factory=dict)
     agents: dict[str, int] = field(default_factory=dict)
     count: int = 0
+    silent: bool = False
 
     def take(self, role: Role, count: int = 1) -> None:
         """Count agents more."""
@@ -67,6 +73,8 @@ def refusal(role: Role, load: NodeLoad, floor_mb: float) -> str:
         return "is away"
     if info.draining:
         return "drains"
+    if load.silent:
+        return SILENT
     if role.labels and (wrong := [f"{k}={v}" for k, v in role.labels.items() if not label_fits(info.labels.get(k), v)]):
         return f"lacks label {', '.join(wrong)}"
     for name, amount in role.resources.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ MIB = 1024 * 1024
 HEAD = "node:__internal_head__"
 OURS = frozenset({"CPU", "memory", "object_store_memory"})
 """Resources that are told apart from custom ones."""
+ANSWER_S = 1.0
 
 
 def read_nodes(activities: Iterable[Activity] = ()) -> list[NodeInfo]:
@@ -52,6 +54,18 @@ def _node(entry: dict[str, Any], free: dict[str, float], drains: dict[str, float
         draining=entry["NodeID"] in drains,
         drain_deadline=drains.get(entry["NodeID"]) or None,
     )
+
+
+def answers(node_id: str) -> bool:
+    """Return whether a node's raylet takes a connection; blocks for a second at most, and for a call of the GCS."""
+    entry = next((entry for entry in ray.nodes() if entry["NodeID"] == node_id and entry["Alive"]), None)
+    if entry is None:
+        return False
+    try:
+        socket.create_connection((entry["NodeManagerAddress"], entry["NodeManagerPort"]), timeout=ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def request_nodes(bundles: Iterable[dict[str, float]], labels: Iterable[dict[str, str]]) -> None:

@@ -590,11 +590,11 @@ def test_spawn_adds_agents_and_a_wrong_number_is_refused() -> None:
 
 def test_a_silent_agent_gets_nothing_until_it_is_heard_again() -> None:
     world = World()
-    world.core.set_away({"dev-1"})
+    world.core.set_away({"dev-1"}, world.now)
     id = world.submit()
     world.go()
     assert world.task(id).state is TaskState.QUEUED
-    world.core.set_away(())
+    world.core.set_away((), world.now)
     world.go()
     assert world.task(id).state is TaskState.RUNNING
 

@@ -89,3 +89,72 @@ def test_draining_another_node_ourselves_does_not_end_rays_own_drain() -> None:
     world.do(world.core.drain_node("n2", None, False, world.now))
     world.do(world.core.drain_node("n2", None, True, world.now))
     assert world.core.nodes["id-n1"].draining and not world.core.nodes["id-n2"].draining
+
+
+def two_nodes_of_two(**more: object) -> World:
+    """Four agents on a head and a worker; dev-2 and dev-4 are on the worker."""
+    world = World(make_role(agents=4), nodes=(make_node("n1", head=True), make_node("n2")), **more)
+    assert [world.agent(f"dev-{number}").node for number in (1, 2, 3, 4)] == ["id-n1", "id-n2"] * 2
+    return world
+
+
+def test_a_node_whose_agents_are_all_silent_gets_no_agent_and_says_why() -> None:
+    world = two_nodes_of_two()
+    world.core.set_away({"dev-2", "dev-4"}, world.now)
+    for agent_id in ("dev-2", "dev-4"):
+        world.lose(agent_id, node_lost=True)
+    world.go(5)
+    # They were given up, and Ray still says that the node lives: only what is known of it keeps it from getting more.
+    world.core.set_away((), world.now)
+    world.do(world.core.set_nodes(world.nodes, world.now))
+    assert {world.agent(agent_id).node for agent_id in ("dev-2", "dev-4")} == {"id-n1"}
+    refuses = {node.name: node.refuses for node in world.core.node_list()}
+    assert refuses["n1"] == "" and refuses["n2"].startswith("is silent: none of its agents is heard")
+
+
+def test_one_agent_that_is_heard_is_enough_for_its_node() -> None:
+    world = two_nodes_of_two()
+    world.core.set_away({"dev-2"}, world.now)
+    world.lose("dev-2")
+    assert world.agent("dev-2").node == "id-n2"
+    world.core.set_away({"dev-4"}, world.now)
+    assert world.core.silent
+    world.core.set_away((), world.now + 1)
+    assert not world.core.silent
+
+
+def test_the_routers_own_node_is_never_taken_for_cut_off() -> None:
+    world = two_nodes_of_two()
+    world.core.set_away({"dev-1", "dev-3"}, world.now)
+    assert not world.core.silent
+
+
+@pytest.mark.parametrize("how", ["answers", "time", "dead"])
+def test_a_silent_node_that_lost_its_agents_is_forgiven(how: str) -> None:
+    world = two_nodes_of_two()
+    world.core.set_away({"dev-2", "dev-4"}, world.now)
+    assert world.core.silent and not world.core.deserted(), "its agents may be heard yet"
+    world.lose("dev-2", node_lost=True)
+    world.lose("dev-4", node_lost=True)
+    assert world.core.deserted() == ["id-n2"]
+    nodes = world.nodes
+    match how:
+        case "answers":
+            world.core.node_answers("id-n2")
+        case "time":
+            world.now += 76
+        case "dead":
+            nodes = (make_node("n1", head=True),)
+    world.do(world.core.set_nodes(nodes, world.now))
+    assert not world.core.silent
+    assert all(node.refuses == "" for node in world.core.node_list())
+
+
+def test_when_all_workers_are_silent_the_refusals_say_so() -> None:
+    role = make_role(agents=1, labels={"zone": "far"})
+    world = World(role, nodes=(make_node("n1", head=True), make_node("n2", labels={"zone": "far"})))
+    world.core.set_away({"dev-1"}, world.now)
+    world.lose("dev-1", node_lost=True)
+    world.go(1)
+    assert world.agent("dev-1").state is AgentState.STARTING and world.agent("dev-1").node is None
+    assert "n2 refused: is silent" in world.agent("dev-1").why

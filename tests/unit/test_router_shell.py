@@ -162,6 +162,7 @@ class Place:
     def __init__(self) -> None:
         self.agents: dict[str, TwinAgent] = {}
         self.cut: set[str] = set()
+        self.cut_off: set[str] = set()
         self.lost_answers: list[str] = []
         self.node_infos: list[NodeInfo] = [make_node()]
         self.killed: list[str] = []
@@ -183,6 +184,9 @@ class Place:
 
     def nodes(self, activities: Sequence[Any]) -> list[NodeInfo]:
         return self.node_infos
+
+    def answers(self, node: NodeInfo) -> bool:
+        return node.id not in self.cut_off
 
     def request_nodes(self, bundles: Sequence[Any], labels: Sequence[Any]) -> None:
         pass
@@ -601,6 +605,18 @@ async def test_roles_status_and_nodes_say_what_is(stage: Stage) -> None:
     assert node.agents == 1 and not node.refuses
     drained = await router.drain_node("n1")
     assert drained.draining and drained.refuses == "drains"
+
+
+async def test_a_silent_node_is_asked_until_it_can_be_reached(stage: Stage) -> None:
+    stage.place.node_infos.append(make_node("n2"))
+    router = await stage.router()
+    router.core.silent["id-n2"] = router._clock()
+    stage.place.cut_off.add("id-n2")
+    await router._ask_deserted()
+    assert {node.name: bool(node.refuses) for node in await router.nodes()} == {"n1": False, "n2": True}
+    stage.place.cut_off.clear()
+    await router._ask_deserted()
+    assert not any(node.refuses for node in await router.nodes())
 
 
 async def test_a_silent_agent_is_asked_whether_it_is_there(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
