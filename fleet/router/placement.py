@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from fleet.models import NodeInfo, Role
 
-
 SILENT = "is silent: none of its agents is heard, it may be cut off"
 """Ray takes up to a minute to say so; what was started there meanwhile would be lost."""
 
