@@ -47,14 +47,15 @@ def agents(
     """List the agents."""
     with state.connect() as api:
         found = api.agents(all=all)
+        names = {} if json else {node["id"]: node["name"] for node in api.nodes()}
     if json:
         show_json(found)
         return
-    show_agents(found)
+    show_agents(found, names)
 
 
-def show_agents(found: list[dict[str, Any]]) -> None:
-    """Print agents as a table."""
+def show_agents(found: list[dict[str, Any]], nodes: dict[str, str]) -> None:
+    """Print agents as a table; `nodes` are the names of the nodes by their ids."""
     table(
         ("id", "state", "task", "now", "node", "runs", "cost", "since"),
         [
@@ -63,7 +64,7 @@ def show_agents(found: list[dict[str, Any]]) -> None:
                 state_text(agent["state"]),
                 agent.get("task_id") or "",
                 now(agent),
-                (agent.get("node") or "")[:12],
+                nodes.get(agent.get("node") or "", (agent.get("node") or "")[:12]),
                 agent.get("runs", 0),
                 money(agent.get("cost_usd")),
                 ago(agent["updated_at"]),

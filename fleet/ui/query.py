@@ -81,7 +81,10 @@ def build(store: Store) -> None:
         with gr.Column(scale=1, min_width=320):
             example = gr.Dropdown(list(EXAMPLES), label="Examples", value=None)
             query = gr.Code(
-                language="sql", label="One SELECT over tasks, runs, costs, tool_calls, messages, agents …", lines=8
+                language="sql",
+                label="One SELECT over tasks, runs, costs, tool_calls, messages, agents …",
+                lines=8,
+                buttons=["copy"],
             )
             button = gr.Button("Run query", variant="primary", elem_id="fleet-sql-run")
             said = gr.Textbox(label="Answer", interactive=False, lines=2, elem_id="fleet-sql-said")

@@ -35,7 +35,7 @@ class TestOverview:
     def test_what_an_agent_does_is_pushed_to_its_card(self, stage: Stage, open_page: OpenPage) -> None:
         page = open_page(stage.login)
         card = page.locator(".f-card", has_text="api_developer-1")
-        expect(card).to_contain_text("idle")
+        expect(card).to_contain_text("idle on head")
         card.evaluate("node => { node.mark = 1 }")
         run = begin(stage, "api_developer", "Fix the pagination", "api_developer-1")
         expect(card).to_contain_text("Fix the pagination")
@@ -120,6 +120,9 @@ class TestAgent:
         page.get_by_role("button", name="Interrupt the run").click()
         expect(page.locator(".f-toast", has_text="Interrupted.")).to_be_visible()
         assert stage.do(stage.store.task(run.task_id)).state == "cancelled"
+        panel.get_by_text("Runs of this agent").click()
+        expect(panel.locator(".f-runs").get_by_role("link", name=run.id)).to_be_visible()
+        expect(panel.locator(".f-facts > div", has_text="Node").locator("dd")).to_have_text("head")
 
     def test_an_agent_is_stopped_after_a_question(self, stage: Stage, open_page: OpenPage) -> None:
         page = open_page(stage.login, "/ui/?agent=code_reviewer-3", wait=".f-drawer")

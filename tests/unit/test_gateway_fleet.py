@@ -197,7 +197,8 @@ class TestData:
         answer = await world.http.put("/api/settings/templates", json={"value": [{"name": "review"}]})
         assert answer.status_code == 200
         assert (await world.get("/api/settings/templates"))["value"] == [{"name": "review"}]
-        await world.get("/api/settings/queries", 404)
+        assert (await world.get("/api/settings/queries"))["value"] == []
+        await world.get("/api/settings/ui:nothing", 404)
         assert (await world.http.put("/api/settings/paused", json={"value": True})).status_code == 403
 
     async def test_the_stores_care_is_reachable(self, world: World) -> None:

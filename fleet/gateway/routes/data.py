@@ -26,6 +26,8 @@ ROWS_DEFAULT = 10_000
 ROWS_ARROW = 1_000_000
 OPEN_SETTINGS = ("templates", "queries", "ui")
 """Keys (or first words before a colon) that people may write; the others are the router's."""
+EMPTY_SETTINGS = ("templates", "queries")
+"""Collections: before anybody keeps one they are empty, not missing: a browser reports a 404 as an error."""
 
 
 def routes(parts: Parts) -> APIRouter:
@@ -129,6 +131,8 @@ def routes(parts: Parts) -> APIRouter:
     async def setting(key: str) -> JSONResponse:
         """Return a kept value: templates, saved queries."""
         value = await parts.store.setting(key)
+        if value is None and key in EMPTY_SETTINGS:
+            value = []
         if value is None:
             raise NotFound(f"There is no setting {key[:80]!r}.", what="setting", id=key[:80])
         return JSONResponse({"key": key, "value": value})

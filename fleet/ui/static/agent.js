@@ -3,7 +3,7 @@ import { approvalCards } from "./approvals.js";
 import { get, post } from "./api.js";
 import { button, empty, h, keyed, pill, put, setAttr, setText } from "./dom.js";
 import { ago, clock, count, firstLine, fullTime, money, size, span, tokens } from "./format.js";
-import { fleet, on } from "./live.js";
+import { fleet, nodeName, on } from "./live.js";
 import { trouble } from "./overview.js";
 import { go, here, onPlace } from "./place.js";
 import { copyButton, Transcript } from "./transcript.js";
@@ -33,7 +33,7 @@ export function agentPanel() {
     }
   }
   onPlace(settle);
-  on("agents approvals clock", () => panel?.update());
+  on("agents approvals nodes clock", () => panel?.update());
   on("resync", () => panel?.loadRuns());
   settle();
 }
@@ -85,9 +85,9 @@ class Panel {
       const detail = await get(`/agents/${encodeURIComponent(this.id)}`);
       if (this.gone) return;
       this.last = fleet.agents.get(this.id) ?? detail;
-      this.drawRuns(detail.runs_list ?? []);
+      this.drawRuns(detail.history ?? []);
       this.update();
-      if (!this.transcript) this.show(detail.task_id ?? detail.runs_list?.[0]?.task_id ?? null);
+      if (!this.transcript) this.show(detail.task_id ?? detail.history?.[0]?.task_id ?? null);
     } catch (error) {
       put(this.slot, empty(error.status === 404 ? `There is no agent ${this.id}.` : "The agent could not be read.", error.message));
     }
@@ -96,7 +96,7 @@ class Panel {
   async loadRuns() {
     if (this.gone) return;
     try {
-      this.drawRuns((await get(`/agents/${encodeURIComponent(this.id)}`)).runs_list ?? []);
+      this.drawRuns((await get(`/agents/${encodeURIComponent(this.id)}`)).history ?? []);
     } catch {
       // The next change asks again.
     }
@@ -104,10 +104,10 @@ class Panel {
 
   drawRuns(runs) {
     if (!runs.length) return void put(this.runs, h("p", { class: "f-dim" }, "It has not run anything yet."));
-    put(this.runs, h("table", { class: "f-table" }, h("thead", {}, h("tr", {}, ["Run", "State", "Turns", "Cost", "Took", "Started"].map((name) => h("th", { scope: "col", text: name })))),
+    put(this.runs, h("table", { class: "f-table" }, h("thead", {}, h("tr", {}, ["Run", "State", "Node", "Turns", "Cost", "Took", "Started"].map((name) => h("th", { scope: "col", text: name })))),
       h("tbody", {}, runs.map((run) => h("tr", {},
         h("td", {}, h("a", { href: `?tab=tasks&task=${run.task_id}&run=${run.id}`, data: { go: `tab=tasks&task=${run.task_id}&run=${run.id}&agent=` }, text: run.id })),
-        h("td", {}, pill(run.state)), h("td", { class: "f-num", text: run.turns }), h("td", { class: "f-num", text: money(run.cost_usd) }),
+        h("td", {}, pill(run.state)), h("td", { text: nodeName(run.node), title: run.node ? `Ray's id: ${run.node}` : null }), h("td", { class: "f-num", text: run.turns }), h("td", { class: "f-num", text: money(run.cost_usd) }),
         h("td", { class: "f-num", text: run.finished_at ? span((Date.parse(run.finished_at) - Date.parse(run.started_at)) / 1000) : "running" }),
         h("td", {}, h("time", { title: fullTime(run.started_at), text: clock(run.started_at) })))))));
   }
@@ -149,11 +149,14 @@ class Panel {
     setAttr(this.taskLink, "data-go", task ? `tab=tasks&task=${task}&agent=` : null);
     setText(this.tool, busy ? activity.tool || firstLine(activity.text, 120) : "");
     setText(this.why, agent.why || "");
-    const facts = [["Role", agent.role], ["Node", agent.node ?? "none yet"], ["Turns", busy ? activity.turns ?? 0 : ""], ["Tokens", busy ? count(tokens(activity.usage)) : ""],
+    const facts = [["Role", agent.role], ["Node", agent.node ? nodeName(agent.node) : "none yet", agent.node ? `Ray's id: ${agent.node}` : null], ["Turns", busy ? activity.turns ?? 0 : ""], ["Tokens", busy ? count(tokens(activity.usage)) : ""],
       ["Context", activity.context_tokens ? count(activity.context_tokens) : ""], ["Cost of this run", busy ? money(activity.cost_usd) : ""], ["Cost of all runs", money(agent.cost_usd)],
       ["Memory", activity.rss_mb ? `${size(activity.rss_mb)}, ${activity.processes} processes` : ""], ["Last activity", ago(activity.last_event_at ?? agent.updated_at)],
       ["Runs", `${agent.runs}${agent.failures ? `, ${agent.failures} failed` : ""}${agent.restarts ? `, restarted ${agent.restarts}×` : ""}`]].filter(([, value]) => value !== "");
-    keyed(this.facts, facts, ([name]) => name, ([name]) => h("div", {}, h("dt", { text: name }), h("dd")), (node, [, value]) => setText(node.lastChild, value));
+    keyed(this.facts, facts, ([name]) => name, ([name]) => h("div", {}, h("dt", { text: name }), h("dd")), (node, [, value, title]) => {
+      setText(node.lastChild, value);
+      setAttr(node.lastChild, "title", title);
+    });
     this.interrupt.hidden = !busy;
     const over = !known;
     this.drain.hidden = over || agent.state === "draining";

@@ -131,11 +131,11 @@ function comment(row, file, line, number, side, comments, refresh) {
     else comments.delete(key);
     refresh();
   });
-  const box = h("div", { class: "f-diff-comment" }, field, button("Remove", () => {
+  const box = h("div", { class: "f-diff-comment", role: "row" }, h("div", { role: "cell" }, field, button("Remove", () => {
     comments.delete(key);
     box.remove();
     refresh();
-  }, { kind: "link" }));
+  }, { kind: "link" })));
   row.after(box);
   field.focus();
 }

@@ -14,6 +14,9 @@ export function count(n) {
   return (value / 1e6).toFixed(value < 1e7 ? 1 : 0) + "M";
 }
 
+/** `1 turn`, `2 turns`. */
+export const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
+
 export function tokens(usage) {
   if (!usage) return 0;
   return (usage.input_tokens || 0) + (usage.output_tokens || 0) + (usage.cache_read_tokens || 0) + (usage.cache_write_tokens || 0);

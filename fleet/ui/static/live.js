@@ -139,11 +139,20 @@ export function slowSoon() {
   }, 200);
 }
 
+// Also of nodes that have gone since: their agents and runs are still on the page.
+const nodeNames = new Map();
+
+/** A node's name as people know it; of one that this page never saw, the start of Ray's id. */
+export function nodeName(id) {
+  return id ? nodeNames.get(id) ?? id.slice(0, 8) : "";
+}
+
 /** Ask for what the router computes and the socket does not carry: roles and nodes. */
 export async function reloadSlow() {
   const [roles, nodes] = await Promise.allSettled([get("/roles"), get("/nodes")]);
   if (roles.status === "fulfilled") fleet.roles = listOf(roles.value, "roles");
   if (nodes.status === "fulfilled") fleet.nodes = listOf(nodes.value, "nodes");
+  for (const node of fleet.nodes) nodeNames.set(node.id, node.name);
   emit("roles", "nodes");
 }
 

@@ -1,5 +1,5 @@
 // The form for new tasks: one, or many from lines or a CSV; templates; what is wrong is said next to its field.
-import { api, listOf, post } from "./api.js";
+import { api, get, listOf, post } from "./api.js";
 import { button, h, put, setText } from "./dom.js";
 import { fleet, on } from "./live.js";
 import { go, here } from "./place.js";
@@ -251,11 +251,9 @@ export function newTaskView() {
 
   let kept = {};
   async function loadTemplates() {
-    // By SQL, because a setting that nobody made yet is answered 404, which browsers report as an error of the page.
     try {
-      const answer = await post("/sql", { query: `SELECT value FROM setting WHERE key = '${TEMPLATES}'` });
-      const value = answer.rows[0]?.[0] ?? {};
-      kept = typeof value === "string" ? JSON.parse(value) : value;
+      const { value } = await get("/settings/" + TEMPLATES);
+      kept = value && !Array.isArray(value) ? value : {};
     } catch {
       kept = {};
     }

@@ -1,14 +1,15 @@
 // The overview: figures, and every agent as a card, what is wrong first.
 import { post } from "./api.js";
 import { button, empty, h, keyed, pill, put, setAttr, setText } from "./dom.js";
-import { ago, count, firstLine, fullTime, money, since, size, span, tokens } from "./format.js";
-import { fleet, on, slowSoon } from "./live.js";
+import { ago, count, firstLine, fullTime, money, plural, since, size, span, tokens } from "./format.js";
+import { fleet, nodeName, on, slowSoon } from "./live.js";
 import { go, openAgent } from "./place.js";
 import { act } from "./toast.js";
 
 export const SILENT_S = 120;
 const CONTEXT_TOKENS = 200_000;
 const GROUP_LIMIT = 400;
+const NO_NODE = "no node yet";
 
 /** What is wrong with an agent: `{level, word}`; the lower the level the more it wants a person. */
 export function trouble(agent, now = Date.now()) {
@@ -107,7 +108,7 @@ export function overviewView() {
     else if (state.value) list = list.filter((one) => one.agent.state === state.value);
     if (words.length) {
       list = list.filter(({ agent }) => {
-        const all = `${agent.id} ${agent.role} ${agent.node ?? ""} ${agent.state} ${agent.task_title ?? ""} ${agent.activity?.tool ?? ""} ${agent.task_id ?? ""}`.toLowerCase();
+        const all = `${agent.id} ${agent.role} ${agent.node ?? ""} ${nodeName(agent.node)} ${agent.state} ${agent.task_title ?? ""} ${agent.activity?.tool ?? ""} ${agent.task_id ?? ""}`.toLowerCase();
         return words.every((word) => all.includes(word));
       });
     }
@@ -125,7 +126,7 @@ export function overviewView() {
     if (!list.length) return void keyed(grid, [{ key: "nomatch" }], (one) => one.key, () => empty("No agent matches.", "Clear the filter to see all of them."));
     const groups = new Map();
     for (const one of list) {
-      const key = group.value ? one.agent[group.value] ?? "no node yet" : "all";
+      const key = group.value ? one.agent[group.value] ?? NO_NODE : "all";
       if (!groups.has(key)) groups.set(key, []);
       groups.get(key).push(one);
     }
@@ -139,7 +140,8 @@ export function overviewView() {
     }, (section, [key, members]) => {
       section.parts.title.hidden = !group.value;
       if (group.value && !section.parts.title.parentNode) section.prepend(section.parts.title);
-      setText(section.parts.title, `${key} · ${members.length}`);
+      setText(section.parts.title, `${group.value === "node" && key !== NO_NODE ? nodeName(key) : key} · ${members.length}`);
+      setAttr(section.parts.title, "title", group.value === "node" && key !== NO_NODE ? `Ray's id: ${key}` : null);
       keyed(section.parts.cards, members.slice(0, GROUP_LIMIT), (one) => one.agent.id, makeCard, updateCard);
     });
   }
@@ -164,7 +166,7 @@ export function overviewView() {
   }
 
   on("counts approvals agents", drawFigures);
-  on("agents approvals", draw);
+  on("agents approvals nodes", draw);
   on("roles", drawRoles);
   on("tasks resync", drawRecent);
   let tick = 0;
@@ -197,11 +199,11 @@ function makeCard({ agent }) {
     task: h("div", { class: "f-card-task" }),
     tool: h("code", { class: "f-card-tool" }),
     fill: h("div", { class: "f-context-fill" }),
-    turns: h("span"), tokens: h("span"), cost: h("span"), memory: h("span"), last: h("span"),
+    turns: h("span"), tokens: h("span"), cost: h("span"), memory: h("span"), last: h("span"), node: h("span", { class: "f-card-node" }),
   };
   parts.context = h("div", { class: "f-context", role: "meter", "aria-label": "Context use", "aria-valuemin": "0", "aria-valuemax": "100" }, parts.fill);
   const card = h("button", { type: "button", class: "f-card", "data-stop": true, on: { click: () => openAgent(agent.id) } },
-    h("div", { class: "f-card-head" }, parts.dot, parts.name, parts.pill), parts.task, parts.tool, parts.context,
+    h("div", { class: "f-card-head" }, parts.dot, parts.name, parts.node, parts.pill), parts.task, parts.tool, parts.context,
     h("div", { class: "f-card-foot" }, parts.turns, parts.tokens, parts.cost, parts.memory, parts.last));
   card.parts = parts;
   return card;
@@ -215,14 +217,16 @@ function updateCard(card, { agent, trouble: wrong }) {
   setAttr(parts.dot, "data-state", wrong.state);
   setText(parts.pill, wrong.word);
   setAttr(parts.pill, "data-state", wrong.state);
-  setText(parts.task, agent.task_id ? agent.task_title || agent.task_id : agent.state === "idle" ? `idle · ${agent.node ?? ""}` : agent.why || "no task");
+  setText(parts.task, agent.task_id ? agent.task_title || agent.task_id : agent.state === "idle" ? `idle on ${nodeName(agent.node)}` : agent.why || "no task");
+  setText(parts.node, fleet.nodes.length > 1 ? nodeName(agent.node) : "");
+  setAttr(card, "title", agent.node ? `On ${nodeName(agent.node)} (Ray's id: ${agent.node})` : null);
   setText(parts.tool, agent.task_id ? activity.tool || firstLine(activity.text, 90) || "thinking…" : "");
   const percent = Math.min(100, (100 * (activity.context_tokens ?? 0)) / CONTEXT_TOKENS);
   setAttr(parts.context, "aria-valuenow", percent.toFixed(0));
   setAttr(parts.context, "title", `Context ${percent.toFixed(0)} % full (${count(activity.context_tokens ?? 0)} tokens)`);
   parts.fill.style.width = percent.toFixed(1) + "%";
   setAttr(parts.fill, "data-level", percent > 85 ? "high" : percent > 60 ? "mid" : null);
-  setText(parts.turns, agent.task_id ? `${activity.turns ?? 0} turns` : `${agent.runs} runs`);
+  setText(parts.turns, agent.task_id ? plural(activity.turns ?? 0, "turn") : plural(agent.runs, "run"));
   setText(parts.tokens, agent.task_id ? `${count(tokens(activity.usage))} tok` : agent.failures ? `${agent.failures} failed` : "");
   setText(parts.cost, money(agent.task_id ? Math.max(activity.cost_usd ?? 0, 0) : agent.cost_usd));
   setText(parts.memory, activity.rss_mb ? size(activity.rss_mb) : "");

@@ -4,7 +4,7 @@ import { get, listOf, post } from "./api.js";
 import { button, empty, h, keyed, longText, pill, put, setAttr, setText } from "./dom.js";
 import { diffView, followUp } from "./diff.js";
 import { ago, clock, count, fullTime, money, span, tokens, workspaceText } from "./format.js";
-import { fleet, off, on } from "./live.js";
+import { fleet, nodeName, off, on } from "./live.js";
 import { go, here } from "./place.js";
 import { askPriority, canCancel, canPrioritize, canRetry } from "./tasks.js";
 import { copyButton, prose, Transcript } from "./transcript.js";
@@ -124,7 +124,7 @@ export class TaskPage {
     const link = (id) => h("a", { href: `?tab=tasks&task=${id}`, data: { go: `tab=tasks&task=${id}` }, text: id });
     const usage = task.usage ?? {};
     const ran = task.started_at ? ((task.finished_at ? Date.parse(task.finished_at) : Date.now()) - Date.parse(task.started_at)) / 1000 : null;
-    const facts = [["Role", task.role], ["Priority", task.priority], ["Agent", task.agent_id ? h("a", { href: `?agent=${task.agent_id}`, data: { go: `agent=${task.agent_id}` }, text: task.agent_id }) : "none yet"], ["Node", task.node],
+    const facts = [["Role", task.role], ["Priority", task.priority], ["Agent", task.agent_id ? h("a", { href: `?agent=${task.agent_id}`, data: { go: `agent=${task.agent_id}` }, text: task.agent_id }) : "none yet"], ["Node", task.node ? h("span", { title: `Ray's id: ${task.node}`, text: nodeName(task.node) }) : null],
       ["Working directory", workspaceText(task.workspace)], ["Made", h("time", { title: fullTime(task.created_at), text: clock(task.created_at) })],
       ["Not before", task.not_before && task.state === "scheduled" ? `${clock(task.not_before)} (${ago(task.not_before)})` : null],
       ["Took", ran !== null ? span(ran) + (task.finished_at ? "" : " so far") : null], ["Turns", task.turns], ["Cost", money(task.cost_usd)],
@@ -163,7 +163,7 @@ export class TaskPage {
     keyed(this.runPick, entries, (one) => one.id || "all", (one) => h("button", { type: "button", class: "f-chip", on: { click: () => go({ run: one.id || null }) } }, one.label), (node, one) => {
       node.setAttribute("aria-pressed", String((this.shownRun ?? "") === one.id));
       setAttr(node, "data-state", one.state ?? null);
-      setAttr(node, "title", one.id ? `${one.state}${one.reason ? ", " + one.reason : ""} by ${one.agent_id}, ${money(one.cost_usd)}${one.why ? ". " + one.why : ""}` : null);
+      setAttr(node, "title", one.id ? `${one.state}${one.reason ? ", " + one.reason : ""} by ${one.agent_id}${one.node ? " on " + nodeName(one.node) : ""}, ${money(one.cost_usd)}${one.why ? ". " + one.why : ""}` : null);
     });
   }
 
