@@ -36,6 +36,7 @@ from fleet.models import (
 from fleet.reasons import RULES, Reason
 from fleet.router import retry as retry_rules
 from fleet.router.admission import check_priority, check_spec
+from fleet.router.balance import Balance
 from fleet.router.effects import (
     Acknowledge,
     CancelRun,
@@ -117,6 +118,7 @@ class RouterCore:
         """Run → reason and words of the cancel that was asked for."""
         self._stopping: set[str] = set()
         self._scalers: dict[str, Scaler] = defaultdict(Scaler)
+        self._balances: dict[str, Balance] = defaultdict(Balance)
         self._homeless: set[str] = set()
         """Agents that no node takes."""
         self._wishes: tuple[Role, ...] = ()
@@ -667,11 +669,11 @@ class RouterCore:
         self._retire(agent, drain, effects, now)
         return effects
 
-    def _retire(self, agent: AgentInfo, drain: bool, effects: Effects, now: float) -> None:
+    def _retire(self, agent: AgentInfo, drain: bool, effects: Effects, now: float, why: str = "") -> None:
         agent = self.agents[agent.id]
         busy = agent.id in self.run_of
         if agent.state is not AgentState.DRAINING:
-            why = "ends its run, then stops" if drain and busy else "is being stopped"
+            why = why or ("ends its run, then stops" if drain and busy else "is being stopped")
             agent = self._set_agent(agent, AgentState.DRAINING, effects, now, wanted=False, why=why)
         if not (drain and busy):
             self._stop_now(agent, effects)
@@ -911,7 +913,33 @@ class RouterCore:
             deadline = min(ends, default=None)
             for agent in [agent for agent in self.agents.values() if agent.node == node.id]:
                 self._leave_node(agent, effects, now, at_once=deadline is not None and now >= deadline)
+        self._balance(effects, now)
         return effects
+
+    def _balance(self, effects: Effects, now: float) -> None:
+        """Let an agent leave a crowded node when another has room, so that nodes which join later get their share.
+
+        It drains as for a drained node, and its role gets another where the fewest are. One at a time, and only while
+        all agents of the role are up. A role that scales with its queue moves nobody while nothing is queued: spreading
+        what is idle would keep nodes that Ray could give back.
+        """
+        for role in self.roles.values():
+            agents = [self.agents[id] for id in self._wanted_of[role.name] if id not in self.away]
+            queued = self.queue_length(role.name)
+            held = {node_id: counts.get(role.name, 0) for node_id, counts in self._on_node.items()}
+            settled = len(agents) == self._target(role) == sum(held.values())
+            settled = settled and all(agent.state in PRESENT for agent in agents)
+            if not role.spread or not settled or (role.max_agents is not None and not queued):
+                self._balances.pop(role.name, None)
+                continue
+            crowd = self._balances[role.name].look(role, held, self.loads().values(), self.config.node_floor_mb, now)
+            if crowd is None:
+                continue
+            # One that is idle; a busy one ends its run first, which is worth it only when others wait.
+            free = [agent for agent in agents if agent.node == crowd.node and agent.id not in self._pinned]
+            idle = [agent for agent in free if agent.state is AgentState.IDLE]
+            for agent in sorted(idle or (free if queued else []), key=lambda agent: -_number(agent.id))[:1]:
+                self._retire(agent, True, effects, now, crowd.why)
 
     def _leave_node(self, agent: AgentInfo, effects: Effects, now: float, at_once: bool) -> None:
         """Let an agent go from a node that drains; its role gets another elsewhere."""
