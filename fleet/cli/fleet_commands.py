@@ -173,6 +173,8 @@ def status(json: Json = False) -> None:
     for role, why in (overview.get("why") or {}).items():
         if why:
             out.print(Text(f"{role}: {why}", style="yellow"))
+    for role, why in (overview.get("scaler") or {}).items():
+        out.print(f"{role} {why}")
     table(
         ("agent", "state", "task", "now", "since"),
         [

@@ -34,8 +34,7 @@ def down(config: FleetConfig) -> Ended:
     record = read_record(config.record_path)
     if keeper is not None:
         keeper.terminate()
-        gone, _ = psutil.wait_procs([keeper], timeout=KEEPER_TIMEOUT_S)
-        if not gone:
+        if not processes.wait_ended(keeper, KEEPER_TIMEOUT_S):
             processes.kill([keeper])
     killed = processes.kill_until_none(lambda: [process for process, _ in processes.tagged(config.home)])
     config.record_path.unlink(missing_ok=True)

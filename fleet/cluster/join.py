@@ -116,9 +116,7 @@ def leave(home: Path, timeout_s: float = 60.0) -> bool:
     if keeper is None:
         return False
     keeper.send_signal(signal.SIGTERM)
-    try:
-        keeper.wait(timeout_s)
-    except psutil.TimeoutExpired:
+    if not processes.wait_ended(keeper, timeout_s):
         processes.kill([*processes.descendants(keeper.pid), keeper])
     return True
 

@@ -78,6 +78,19 @@ def running(process: psutil.Process) -> bool:
         return False
 
 
+def wait_ended(process: psutil.Process, timeout_s: float) -> bool:
+    """Wait until a process does not run any more; False when it still does after the timeout.
+
+    Not psutil's wait: where nobody reaps (a container's first process), a process that ended stays as a zombie.
+    """
+    deadline = time.monotonic() + timeout_s
+    while running(process):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def kill(processes: Iterable[psutil.Process]) -> int:
     """SIGKILL processes; return how many there were."""
     count = 0

@@ -1,6 +1,7 @@
 """Scenario: a burst of tasks lets a role grow, Ray's autoscaler adds nodes (fake ones), and all shrink back.
 
-Needs no root: all nodes are raylets on loopback. Ray's own shortcut for this (`fake_multinode`) is broken in 2.60.
+All nodes are raylets on the sandbox's loopback. Ray's own shortcut for this (`fake_multinode`) is broken in 2.60.
+At the end a role that no node has the memory for shows the floor: its agent is refused, with the reason.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from fleet import Fleet
 from fleet.cluster.head import plan_head
@@ -23,6 +28,7 @@ from tests.hosts.lab import wait_for
 
 HEAD_ID = "f" * 51 + "00000"
 TASKS = 40
+HUNGRY = "code_reviewer"
 SETTINGS = """
 port = 0
 dashboard_port = 0
@@ -33,6 +39,7 @@ node_floor_mb = 128
 
 [roles.code_reviewer]
 agents = 0
+memory_mb = {whole_mb}
 [roles.qa_tester]
 agents = 0
 [roles.api_developer]
@@ -51,7 +58,9 @@ def start_ray(folder: Path) -> tuple[subprocess.Popen[bytes], str, dict[str, str
     worker = {"resources": {"CPU": 1, "memory": 1_500_000_000, "object_store_memory": 80_000_000}, "node_config": {}}
     config = folder / "autoscale.json"
     head = plan_head(str(folder / "r"), 0)
-    head = replace(head, extra=("--num-cpus=1", f"--autoscaling-config={config}"))
+    # More memory than there is, so that what is really free decides and not what is reserved.
+    memory = f"--memory={2 * psutil.virtual_memory().total}"
+    head = replace(head, extra=("--num-cpus=1", memory, f"--autoscaling-config={config}"))
     config.write_text(
         json.dumps(
             {
@@ -61,7 +70,7 @@ def start_ray(folder: Path) -> tuple[subprocess.Popen[bytes], str, dict[str, str
                 "upscaling_speed": 1.0,
                 "provider": {
                     "type": "external",
-                    "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+                    "module": "tests.hosts.fake_nodes.FakeNodes",
                     "launch_multiple": True,
                     "head_node_id": HEAD_ID,
                     "gcs_address": head.address,
@@ -74,6 +83,10 @@ def start_ray(folder: Path) -> tuple[subprocess.Popen[bytes], str, dict[str, str
                 "auth": {},
                 "docker": {},
                 "file_mounts": {},
+                "cluster_synced_files": [],
+                "file_mounts_sync_continuously": False,
+                "rsync_exclude": [],
+                "rsync_filter": [],
                 "setup_commands": [],
                 "initialization_commands": [],
                 "head_setup_commands": [],
@@ -103,20 +116,26 @@ def start_ray(folder: Path) -> tuple[subprocess.Popen[bytes], str, dict[str, str
 
 def main(folder: Path) -> None:
     """The scenario."""
-    (folder / "fleet.toml").write_text(SETTINGS.format(folder=folder, claude=install(folder / "claude")))
+    # The sandbox has a network of its own, in which not even loopback is up.
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    whole_mb = psutil.virtual_memory().total // 2**20
+    settings = SETTINGS.format(folder=folder, claude=install(folder / "claude"), whole_mb=whole_mb)
+    (folder / "fleet.toml").write_text(settings)
     (folder / "shared").mkdir()
     become_subreaper()
     ray, address, env = start_ray(folder)
     fleet = [sys.executable, "-c", "from fleet.cli import main; main()", "--home", str(folder / "home")]
     fleet += ["--config", str(folder / "fleet.toml")]
     try:
+        wait_for("Ray's head has joined itself", lambda: ray.poll() is not None or raylet_of(ray), 60)
+        assert ray.poll() is None, (folder / "ray.log").read_text()[-3000:]
         begin = time.monotonic()
         command = [*fleet, "up", "--address", address, "-d", "--json"]
         up = subprocess.run(command, env=env, capture_output=True, text=True)
         assert up.returncode == 0, up.stdout + up.stderr
         say(f"up after {time.monotonic() - begin:.1f} s")
         with Fleet.connect(json.loads(up.stdout)["url"], (folder / "home" / "token").read_text().strip()) as connected:
-            play(connected, folder / "shared")
+            play(connected, folder / "shared", lambda: subprocess.check_output([*fleet, "status"], env=env, text=True))
     finally:
         subprocess.run([*fleet, "down"], env=env, capture_output=True, check=False)
         ray.terminate()
@@ -125,18 +144,28 @@ def main(folder: Path) -> None:
     print("SCENARIO OK")
 
 
+def raylet_of(ray: subprocess.Popen[bytes]) -> bool:
+    """Return whether a raylet runs below a head's process."""
+    return any("raylet" in child.name() for child in descendants(ray.pid))
+
+
 def scaler(fleet: Fleet) -> str:
     """Return what the role's scaler says."""
     return next(role["scaler"] for role in fleet.roles() if role["role"]["name"] == ROLE)
 
 
-def play(fleet: Fleet, shared: Path) -> None:
+def play(fleet: Fleet, shared: Path, status: Callable[[], str]) -> None:
     """Grow under a burst and shrink after it."""
     seen: list[tuple[int, int]] = []
+    refused: set[str] = set()
 
     def look() -> tuple[int, int]:
         """Return how many agents work or could, and how many nodes there are; note what is new."""
-        now = sum(agent.state in ("idle", "busy") for agent in fleet.agents()), len(fleet.nodes())
+        agents, nodes = fleet.agents(), fleet.nodes()
+        now = sum(agent.state in ("idle", "busy") for agent in agents), len(nodes)
+        refused.update(agent.why for agent in agents if "refused" in agent.why)
+        held = Counter(agent.node for agent in agents if agent.node)
+        assert all(0.5 * held[node.id] <= node.cpus for node in nodes), (held, nodes)
         if not seen or seen[-1] != now:
             seen.append(now)
             say(f"{now[0]} agents on {now[1]} nodes; wanted: {scaler(fleet) or 'as it is'}")
@@ -146,7 +175,11 @@ def play(fleet: Fleet, shared: Path) -> None:
     begin = time.monotonic()
     handles = fleet.map(steps(shared, TASKS, 2.0), role=ROLE)
     wait_for("six agents on three nodes", lambda: look() == (6, 3), 180)
-    say(f"grown after {time.monotonic() - begin:.1f} s; refused before: {fleet.sql(REFUSED).rows}")
+    say(f"grown after {time.monotonic() - begin:.1f} s; refused before: {sorted(refused)}")
+    assert refused, "one node cannot have had room for all"
+    said = status()
+    say(f"fleet status: {said}")
+    assert "grows from" in said, said
     for handle in fleet.as_completed(handles, timeout=240):
         assert handle.state == "succeeded", handle
     say(f"{TASKS} tasks after {time.monotonic() - begin:.1f} s")
@@ -154,8 +187,17 @@ def play(fleet: Fleet, shared: Path) -> None:
     wait_for("one agent on one node", lambda: look() == (1, 1), 240)
     say(f"shrunk {time.monotonic() - begin:.1f} s later")
 
+    fleet.scale(HUNGRY, 1)
+    wait_for("a refusal for want of memory", lambda: "GiB free, needs" in why_not(fleet), 60)
+    say(f"{HUNGRY}: {why_not(fleet)}")
 
-REFUSED = "select distinct why from transition where what = 'agent' and why like '%refused%'"
+
+def why_not(fleet: Fleet) -> str:
+    """Return why the agent that needs all of the machine's memory is not started; fail if it is."""
+    (agent,) = fleet.agents(role=HUNGRY)
+    assert agent.state == "starting" and agent.node is None, agent
+    return agent.why
+
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))

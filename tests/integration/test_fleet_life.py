@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 
+from fleet.cluster import processes
 from tests.integration.support import Home
 
 
@@ -97,3 +100,19 @@ def test_the_address_logs_a_browser_in(fleet: Home) -> None:
     said = fleet.json("url")
     assert said["login_url"].startswith(said["url"] + "/login?token=")
     assert Path(fleet.home / "token").read_text().strip() in said["login_url"]
+
+
+def test_a_process_that_nobody_reaps_counts_as_ended() -> None:
+    """In a container whose first process reaps nobody, a keeper that ended stays as a zombie."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        assert processes.wait_ended(psutil.Process(child.pid), 30)
+        assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+    finally:
+        child.wait()
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert not processes.wait_ended(psutil.Process(sleeper.pid), 0.2)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
