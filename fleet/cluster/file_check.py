@@ -20,7 +20,7 @@ import yaml
 from jsonschema import Draft7Validator
 
 TOKEN_FILE = "~/.ray/auth_token"
-PLACEHOLDERS = re.compile(r"\b(my-project|my-group|192\.0\.2\.\d+)\b")
+PLACEHOLDERS = re.compile(r"\b(my-project|my-group|ami-my-image|192\.0\.2\.\d+)\b")
 """What our own file leaves for the user to fill in (192.0.2.0/24 is reserved for documentation, RFC 5737)."""
 
 
@@ -92,6 +92,15 @@ def _provider(config: dict[str, Any], base: Path) -> list[Finding]:
         if head not in config["available_node_types"]:
             known = ", ".join(config["available_node_types"])
             return [_error("head_node_type", f"expected one of {known}; got {head!r}.")]
+        if kind == "aws":
+            return [
+                _error(
+                    f"available_node_types.{name}",
+                    "expected an ImageId with Python 3.11 or newer (Ubuntu 24.04): Ray's own default is Ubuntu 18.04.",
+                )
+                for name, node in config["available_node_types"].items()
+                if not (node.get("node_config") or {}).get("ImageId")
+            ]
         return []
     findings = []
     head, workers = provider.get("head_ip"), provider.get("worker_ips")
@@ -121,8 +130,11 @@ def _is_host(text: str) -> bool:
 
 
 def _placeholders(config: dict[str, Any], base: Path) -> list[Finding]:
-    found = sorted(set(PLACEHOLDERS.findall(json.dumps(config["provider"]))))
-    return [_error("provider", f"{name} is a placeholder: put your own in its place.") for name in found]
+    found = []
+    for where in ("provider", "available_node_types"):
+        names = sorted(set(PLACEHOLDERS.findall(json.dumps(config.get(where)))))
+        found += [_error(where, f"{name} is a placeholder: put your own in its place.") for name in names]
+    return found
 
 
 def _auth(config: dict[str, Any], base: Path) -> list[Finding]:

@@ -62,6 +62,18 @@ def test_a_cloud_block_in_place_of_the_provider_fits_the_schema(
         merged["auth"]["ssh_private_key"] = key
     wrong = findings(merged, tmp_path)
     assert {where: text for where, text in wrong.items() if "placeholder" not in text} == {}
+    kinds = {node["labels"]["kind"] for name, node in merged["available_node_types"].items() if name != "head"}
+    assert kinds == {"developer", "reviewer"}, "an autoscaled type of worker per kind of agent"
+
+
+def test_aws_needs_an_image_that_is_new_enough(good: dict[str, Any], tmp_path: Path) -> None:
+    node = {"node_config": {"InstanceType": "m6i.large"}, "resources": {}}
+    cloud = {"provider": {"type": "aws", "region": "us-west-2"}, "head_node_type": "head"}
+    wrong = findings(good | cloud | {"available_node_types": {"head": node}}, tmp_path)
+    assert "ImageId" in wrong["available_node_types.head"]
+    node["node_config"]["ImageId"] = "ami-my-image"
+    wrong = findings(good | cloud | {"available_node_types": {"head": node}}, tmp_path)
+    assert "placeholder" in wrong["available_node_types"]
 
 
 @pytest.mark.parametrize(
