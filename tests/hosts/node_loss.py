@@ -34,7 +34,7 @@ def play(lab: Lab, cluster: Cluster) -> None:
     cluster.spread(2)
     before = cluster.nodes()
     begin = time.monotonic()
-    fleet.map(steps(cluster.shared, TASKS, 1.5), role=ROLE)
+    fleet.map(steps(cluster.shared, TASKS, 1.2), role=ROLE)
     wait_for("some tasks done", lambda: cluster.done() >= 6)
 
     say(f"{dead.name} loses its power, {cluster.done()} done")
@@ -49,10 +49,11 @@ def play(lab: Lab, cluster: Cluster) -> None:
     cluster.join(dead)
     mend.join()
     say(f"{cut.name} has its network again, {cluster.done()} done")
-    wait_for("agents on the node that came back", lambda: cluster.idle_on().get(dead.name), 120)
+    # Its agents have nowhere to go but to the node that came back, and to the other when it is heard again.
     say(f"drain {head.name}; agents: {cluster.idle_on()}, {cluster.done()} done")
     head.run(f"fleet drain {head.name}")
     wait_for("the drained node has no agent", lambda: cluster.idle_on()[head.name] == 0, 120)
+    wait_for("agents on the node that came back", lambda: cluster.idle_on().get(dead.name), 120)
     say(f"{head.name} drained; agents: {cluster.idle_on()}, {cluster.done()} done")
 
     finish(cluster, TASKS, 300)
