@@ -29,6 +29,10 @@ SETTINGS = {
 }
 
 
+SURGE = {"max_surge_percent": 100}
+"""The gateway's next version answers before the last one ends. Not the router's: two would take each other's epoch."""
+
+
 def build_app(config: FleetConfig) -> serve.Application:
     """Return the application of a fleet with these settings, for `serve.run`.
 
@@ -37,7 +41,12 @@ def build_app(config: FleetConfig) -> serve.Application:
     """
     router = serve.deployment(_Router, name=ROUTER_DEPLOYMENT, **SETTINGS).bind(config)
     ingress = serve.ingress()(_Gateway)
-    return serve.deployment(ingress, name=GATEWAY_DEPLOYMENT, **SETTINGS).bind(config, router)
+    return serve.deployment(ingress, name=GATEWAY_DEPLOYMENT, **SETTINGS, **SURGE).bind(config, router)
+
+
+def build_app_of(args: dict[str, Any]) -> serve.Application:
+    """Return the application for `serve deploy`: the settings are in `args` of Serve's config file."""
+    return build_app(FleetConfig.model_validate(args["settings"]))
 
 
 class _Router(Router):

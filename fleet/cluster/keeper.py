@@ -30,6 +30,7 @@ from fleet.cluster import processes
 from fleet.cluster.beacon import PORT_AFTER_RAY, Beacon
 from fleet.cluster.head import HEAD_AWAY_S, ClusterHead, Head, fresh_temp_dir, gcs_folder, plan_head, start_head
 from fleet.cluster.record import RunRecord, take_lock, write_record
+from fleet.cluster.serve_file import serve_file, write_serve_file
 from fleet.config import FleetConfig
 from fleet.errors import FleetError, StartFailed, from_dict
 from fleet.observability.files import lay_out
@@ -208,6 +209,7 @@ class Keeper:
                 log.warning("undeploy failed error=%s", error)
         self._clear()
         self.config.record_path.unlink(missing_ok=True)
+        serve_file(self.config).unlink(missing_ok=True)
         if self.joined is None:
             shutil.rmtree(self.temp_dir, ignore_errors=True)
             shutil.rmtree(gcs_folder(self.config.home), ignore_errors=True)
@@ -297,12 +299,14 @@ class Keeper:
         raise StartFailed(f"The gateway did not answer at {self.url} within {timeout_s:.0f} s; see {self.logs}.")
 
     def _record(self) -> None:
+        dashboard = f"http://127.0.0.1:{self.head.dashboard_port}" if self.head else ""
+        write_serve_file(self.config, dashboard or "URL_OF_THE_DASHBOARD", self.env.get("RAY_AUTH_TOKEN_PATH", "FILE"))
         write_record(
             self.config.record_path,
             RunRecord(
                 url=self.url,
                 ray_address=self.address,
-                dashboard_url=f"http://127.0.0.1:{self.head.dashboard_port}" if self.head else "",
+                dashboard_url=dashboard,
                 pid=os.getpid(),
                 home=self.config.home,
                 instance=self.instance,

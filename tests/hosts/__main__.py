@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.hosts import lab
 
-TIMEOUT_S = {"ray_up": 600.0, "node_loss": 600.0, "head_loss": 600.0, "autoscale": 600.0}
+TIMEOUT_S = {"ray_up": 600.0, "node_loss": 600.0, "head_loss": 600.0, "upgrade": 600.0, "autoscale": 600.0}
 
 
 def main() -> int:
